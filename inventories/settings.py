@@ -1,0 +1,366 @@
+"""The typed, frozen settings that components take: what the fleet file says, names resolved.
+
+Everything here is pure data. A component's ``@deploy`` takes one of these classes, so anyone's
+own ``deploy.py`` can build them by hand. Ours come from :mod:`inventories.resolve`, which joins a
+fleet file with its lock file. ``to_data``/``from_data`` turn them into the JSON-friendly mapping
+that travels as pyinfra host data under the one key ``fleet``, and back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+CudaProvider = Literal["nvidia-repo", "wheels", "existing", "none"]
+LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"]
+
+MODELS_ROOT = "/var/lib/llamaherd/models"
+BUILDS_ROOT = "/opt/llama.cpp"
+CUDA_ROOT = "/opt/cuda"
+
+
+@dataclass(frozen=True)
+class SecretReference:
+    """Where a secret is found on the controller; exactly one of the three is set.
+
+    + env: name of an environment variable
+    + file: path on the controller, relative to the fleet file; one trailing newline is dropped
+    + command: argument vector whose standard output is the secret (one trailing newline dropped)
+    """
+
+    env: str | None = None
+    file: str | None = None
+    command: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file that a host needs, pinned. Exactly one of ``url`` and ``path`` is set.
+
+    + name: file name it gets on the host (may hold ``/`` for a file in a folder of a repository)
+    + size: bytes
+    + sha256: 64 lower-case hex digits
+    + url: http(s) address that the host itself fetches
+    + path: absolute path on the controller, uploaded over SSH
+    """
+
+    name: str
+    size: int
+    sha256: str
+    url: str | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class SshSettings:
+    """How the controller reaches the host. ``user`` other than root implies sudo.
+
+    + hostname: name, address or alias of the ssh configuration; defaults to the host's name
+    + port, key, known_hosts, config_file: None leaves it to the ssh configuration
+    + key, known_hosts, config_file: absolute paths on the controller
+    """
+
+    hostname: str
+    user: str = "root"
+    port: int | None = None
+    key: str | None = None
+    known_hosts: str | None = None
+    config_file: str | None = None
+    host_key_checking: Literal["yes", "accept-new", "no"] = "yes"
+    password: SecretReference | None = None
+    sudo_password: SecretReference | None = None
+
+
+@dataclass(frozen=True)
+class AptPackage:
+    """A package pinned in a vendor's repository: exact version and the SHA-256 of its ``.deb``."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CudaRepository:
+    """The vendor's package repository for one distribution, as locked.
+
+    + distribution: the vendor's name for it, such as ``debian12`` or ``ubuntu2404``
+    + url: base address, such as ``.../cuda/repos/debian12/x86_64/``, with the final slash
+    + key: the signing key (an ASCII armoured file) as an artifact
+    + packages: exactly what is installed, nothing else is named
+    """
+
+    distribution: str
+    url: str
+    key: Artifact
+    packages: tuple[AptPackage, ...]
+
+
+@dataclass(frozen=True)
+class CudaSettings:
+    """The CUDA toolkit that builds need.
+
+    + provider: ``nvidia-repo``, ``wheels``, ``existing`` or ``none`` (a CPU host)
+    + version: as the fleet file says it, such as ``13.0`` or ``13.0.2``; None for existing and none
+    + path: toolkit root for ``existing``, such as ``/usr/local/cuda-13.0``
+    + repositories: for ``nvidia-repo``, one a distribution
+    + wheels: for ``wheels``, the wheel files of the toolkit
+    """
+
+    provider: CudaProvider = "none"
+    version: str | None = None
+    path: str | None = None
+    repositories: tuple[CudaRepository, ...] = ()
+    wheels: tuple[Artifact, ...] = ()
+
+    @property
+    def root(self) -> str | None:
+        """Toolkit root on the host (holds ``bin/nvcc``), or None on a CPU host."""
+        if self.provider == "wheels":
+            return f"{CUDA_ROOT}/{self.version}"
+        if self.provider == "nvidia-repo":
+            major_minor = ".".join((self.version or "").split(".")[:2])
+            return f"/usr/local/cuda-{major_minor}"
+        return self.path if self.provider == "existing" else None
+
+
+@dataclass(frozen=True)
+class GitSource:
+    """A llama.cpp repository at a locked commit (40 hex digits)."""
+
+    repository: str
+    commit: str
+
+
+@dataclass(frozen=True)
+class ArchiveSource:
+    """A tar archive of the source; ``subdirectory`` is where CMakeLists.txt lies inside it."""
+
+    artifact: Artifact
+    subdirectory: str = ""
+
+
+DEFAULT_TARGETS = (
+    "llama-server",
+    "llama-cli",
+    "llama-mtmd-cli",
+    "llama-gguf-split",
+    "llama-fit-params",
+)
+
+
+@dataclass(frozen=True)
+class LlamaCppSettings:
+    """One llama.cpp build. The build key is made of these and what the host is.
+
+    + build_number, commit: passed to CMake always, and what the live server must report
+    + architectures: CUDA compute capabilities without the dot, such as ``("89",)``; empty means
+      those of the GPUs found on the host
+    + native: tune for the host's own CPU (``GGML_NATIVE``)
+    + cmake: extra CMake definitions by name, without ``-D``
+    + jobs: upper bound of parallel compile jobs; None bounds by memory and cores only
+    + ccache: use ccache for the compilers
+    """
+
+    source: GitSource | ArchiveSource
+    build_number: int
+    commit: str
+    targets: tuple[str, ...] = DEFAULT_TARGETS
+    architectures: tuple[str, ...] = ()
+    native: bool = True
+    cmake: Mapping[str, str] = field(default_factory=dict)
+    jobs: int | None = None
+    ccache: bool = False
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Sampling defaults of a server; None leaves llama.cpp's own default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A model as files on a host.
+
+    + name: its name in the fleet file; also the alias that servers answer with
+    + title: for people, such as ``unsloth/GLM-4.7-Flash-GGUF UD-Q4_K_XL``
+    + directory: absolute, below MODELS_ROOT; one a revision
+    + files: every file, in order; the first one is what llama-server loads (shards follow it)
+    + mmproj: name of the multimodal projector among ``files``, if any
+    + token: secret for a gated hub
+    """
+
+    name: str
+    title: str
+    directory: str
+    files: tuple[Artifact, ...]
+    mmproj: str | None = None
+    reasoning: bool = False
+    sampling: Sampling = Sampling()
+    token: SecretReference | None = None
+
+    @property
+    def path(self) -> str:
+        """What ``llama-server --model`` gets."""
+        return f"{self.directory}/{self.files[0].name}"
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """One llama-server instance.
+
+    + host: address it binds
+    + address: ``host:port`` under which other hosts reach it; None when bound to loopback
+    + context: tokens that one session gets; ``-c`` is ``context * parallel``
+    + parallel: sessions at once
+    + gpus: None for all, () for none (CPU only), else indices or UUIDs for CUDA_VISIBLE_DEVICES
+    + ready_timeout: seconds that a start may take until the model answers
+    """
+
+    name: str
+    model: str
+    port: int
+    context: int
+    host: str = "127.0.0.1"
+    address: str | None = None
+    parallel: int = 2
+    threads: int = -1
+    load_mode: LoadMode = "auto"
+    op_offload: bool = True
+    jinja: bool = True
+    sampling: Sampling = Sampling()
+    gpus: tuple[str, ...] | None = None
+    api_key: SecretReference | None = None
+    extra_args: tuple[str, ...] = ()
+    ready_timeout: int = 600
+
+
+@dataclass(frozen=True)
+class OpenCodeModel:
+    """A model that OpenCode offers. ``context`` and ``output`` are its ``limit``, in tokens."""
+
+    id: str
+    name: str
+    context: int
+    output: int
+    reasoning: bool = False
+
+
+@dataclass(frozen=True)
+class OpenCodeProvider:
+    """A server as OpenCode sees it. ``server`` is ``HOST/SERVER``, for messages and verification."""
+
+    id: str
+    name: str
+    server: str
+    base_url: str
+    model: OpenCodeModel
+    api_key: SecretReference | None = None
+
+
+@dataclass(frozen=True)
+class OpenCodeSettings:
+    """OpenCode on a host.
+
+    + artifacts: npm package tarball by machine architecture (``x86_64``, ``aarch64``)
+    + users: accounts whose ``~/.config/opencode/opencode.json`` gets our keys
+    + default: id of the default provider
+    """
+
+    version: str
+    artifacts: Mapping[str, Artifact]
+    users: tuple[str, ...]
+    providers: tuple[OpenCodeProvider, ...]
+    default: str
+
+    @property
+    def default_model(self) -> str:
+        """``provider/model`` as OpenCode's ``model`` key wants it."""
+        provider = next(p for p in self.providers if p.id == self.default)
+        return f"{provider.id}/{provider.model.id}"
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """Everything that one host should be. None or empty: the component has nothing to do there."""
+
+    name: str
+    ssh: SshSettings
+    cuda: CudaSettings | None = None
+    llama_cpp: LlamaCppSettings | None = None
+    models: tuple[ModelSettings, ...] = ()
+    servers: tuple[ServerSettings, ...] = ()
+    opencode: OpenCodeSettings | None = None
+
+    def model(self, name: str) -> ModelSettings:
+        """The model of that name; KeyError when the host has none."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise KeyError(name)
+
+
+T = TypeVar("T")
+
+
+def to_data(settings: Any) -> Any:
+    """Dataclasses as plain JSON-friendly values (mappings, lists, scalars)."""
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        return {f.name: to_data(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+    if isinstance(settings, Mapping):
+        return {key: to_data(value) for key, value in settings.items()}
+    if isinstance(settings, (list, tuple)):
+        return [to_data(value) for value in settings]
+    return settings
+
+
+def from_data(cls: type[T], data: Mapping[str, Any]) -> T:
+    """The inverse of :func:`to_data`; unknown keys raise TypeError, missing ones too."""
+    return typing.cast(T, _decode(cls, data))
+
+
+def _decode(kind: Any, value: Any) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _decode_union(typing.get_args(kind), value)
+    if origin is tuple:
+        item = typing.get_args(kind)[0]
+        return tuple(_decode(item, element) for element in value)
+    if origin is not None and _is_subclass(origin, Mapping):
+        item = typing.get_args(kind)[1]
+        return {key: _decode(item, element) for key, element in value.items()}
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        unknown = set(value) - set(hints)
+        if unknown:
+            raise TypeError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
+        return kind(**{key: _decode(hints[key], element) for key, element in value.items()})
+    return value
+
+
+def _decode_union(kinds: tuple[Any, ...], value: Any) -> Any:
+    if value is None:
+        return None
+    candidates = [kind for kind in kinds if kind is not type(None)]
+    if isinstance(value, Mapping):
+        for kind in candidates:
+            if dataclasses.is_dataclass(kind) and set(value) <= {
+                f.name for f in dataclasses.fields(kind)
+            }:
+                return _decode(kind, value)
+    return _decode(candidates[0], value)
+
+
+def _is_subclass(kind: Any, parent: type) -> bool:
+    """``issubclass`` that answers False for what is no class (a Literal, say)."""
+    return isinstance(kind, type) and issubclass(kind, parent)
