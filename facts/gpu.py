@@ -1,0 +1,159 @@
+"""Which NVIDIA GPUs a host has, as the driver's own ``nvidia-smi`` tells it.
+
+One remote command, a pure parser beside it. :data:`GPU_QUERY` and :func:`parse_gpus` are public
+because :mod:`facts.system` asks the same question inside its own single command.
+
+Upstream behaviour relied on (nvidia-smi's manual page, "RETURN VALUE" and ``--help-query-gpu``):
+
+- ``compute_cap`` is refused by drivers before 510 with ``Field "compute_cap" is not a valid field
+  to query.``; the query is then repeated without it and the capability is None.
+- A machine without a device answers ``No devices were found``. That is a host without GPUs.
+- Values that a board doesn't report are bracketed words such as ``[N/A]``; GPUs that share the
+  system's memory (GB10, Jetson) report no memory of their own.
+- A warning about a corrupted infoROM comes on standard output, before rows that are good.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pyinfra.api.exceptions import FactProcessError
+from pyinfra.api.facts import FactBase
+
+_FIELDS = "index,name,uuid,memory.total,memory.free,driver_version"
+_SMI = "timeout 60 nvidia-smi --format=csv,noheader,nounits --query-gpu="
+
+GPU_QUERY = (
+    "if command -v nvidia-smi >/dev/null 2>&1; then "
+    f"gpus=$({_SMI}{_FIELDS},compute_cap 2>&1); status=$?; "
+    'case "$gpus" in *\'Field "compute_cap"\'*) '
+    f"gpus=$({_SMI}{_FIELDS} 2>&1); status=$?;; esac; "
+    '[ -z "$gpus" ] || printf "%s\\n" "$gpus"; '
+    '[ "$status" = 0 ] || echo "nvidia-smi exited $status"; fi'
+)
+"""POSIX shell that prints one CSV row a GPU, nothing without nvidia-smi; it always exits 0."""
+
+_UNREPORTED = re.compile(r"\[.*\]|N/A|ERR!|")
+_EXITED = re.compile(r"nvidia-smi exited (\d+)")
+_NO_DEVICE = "No devices were found"
+_REMEDIES = {
+    "Driver/library version mismatch": (
+        "the driver was upgraded under the running kernel module: reboot the host, "
+        "and hold the driver's packages back from unattended upgrades"
+    ),
+    "couldn't communicate with the NVIDIA driver": (
+        "the kernel module isn't loaded: reinstall the driver for the running kernel "
+        "(dkms status, dmesg | grep -i nvidia), then reboot"
+    ),
+    "GPU is lost": "the GPU fell off the bus: reboot the host, then look at power and cooling",
+    "nvidia-smi exited 124": "nvidia-smi gave no answer for 60 s: see dmesg for Xid errors, reboot",
+}
+
+
+class GpuError(FactProcessError):
+    """``nvidia-smi`` is there and can't be made sense of; the message says what mends it.
+
+    pyinfra contains this one exception type: the host fails, the others go on.
+    """
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU.
+
+    + index: as CUDA counts with ``CUDA_DEVICE_ORDER=PCI_BUS_ID``
+    + uuid: ``GPU-...``, good for ``CUDA_VISIBLE_DEVICES``
+    + memory_total, memory_free: MiB; None where the board shares the system's memory
+    + compute_capability: such as ``8.9``; None where the driver doesn't tell
+    + driver: version of the driver, such as ``580.65.06``
+    """
+
+    index: int
+    name: str
+    uuid: str
+    memory_total: int | None
+    memory_free: int | None
+    compute_capability: str | None
+    driver: str
+
+    @property
+    def architecture(self) -> str | None:
+        """The capability as CMake's ``CMAKE_CUDA_ARCHITECTURES`` wants it, such as ``89``."""
+        return self.compute_capability and self.compute_capability.replace(".", "")
+
+
+def parse_gpus(lines: Iterable[str]) -> tuple[Gpu, ...]:
+    """What :data:`GPU_QUERY` printed, as GPUs in the driver's order; empty without any.
+
+    Raises :class:`GpuError` for whatever is neither a row, nor a warning, nor "no devices".
+    """
+    text = [line.strip() for line in lines if line.strip()]
+    rows = [line for line in text if not line.startswith("WARNING:") and not _EXITED.match(line)]
+    if not rows and len(rows) == len(text):
+        return ()
+    if any(_NO_DEVICE in line for line in rows):
+        return ()
+    for sign, remedy in _REMEDIES.items():
+        if any(sign in line for line in text):
+            raise GpuError(f"nvidia-smi: {_joined(text)} ({remedy})")
+    if not rows:
+        raise GpuError(f"nvidia-smi: {_joined(text)} (run nvidia-smi on the host to see why)")
+    return tuple(_parse_row(row) for row in rows)
+
+
+def _joined(text: list[str]) -> str:
+    return "; ".join(line.rstrip(".") for line in text)
+
+
+def _parse_row(row: str) -> Gpu:
+    values = [value.strip() for value in next(csv.reader([row], skipinitialspace=True))]
+    if len(values) not in (6, 7) or not values[0].isdigit() or not values[2]:
+        raise GpuError(f"nvidia-smi: not a row of values: {row!r} (run nvidia-smi on the host)")
+    index, name, uuid, total, free, driver = values[:6]
+    return Gpu(
+        index=int(index),
+        name=name,
+        uuid=uuid,
+        memory_total=_mebibytes(total, row),
+        memory_free=_mebibytes(free, row),
+        compute_capability=_capability(values[6] if len(values) == 7 else "", row),
+        driver=driver,
+    )
+
+
+def _mebibytes(value: str, row: str) -> int | None:
+    if _UNREPORTED.fullmatch(value):
+        return None
+    if not value.isdigit():
+        raise GpuError(f"nvidia-smi: {value!r} is no number of MiB in {row!r}")
+    return int(value)
+
+
+def _capability(value: str, row: str) -> str | None:
+    if _UNREPORTED.fullmatch(value):
+        return None
+    if not re.fullmatch(r"\d+\.\d+", value):
+        raise GpuError(f"nvidia-smi: {value!r} is no compute capability in {row!r}")
+    return value
+
+
+class Gpus(FactBase[tuple[Gpu, ...]]):
+    """The host's NVIDIA GPUs, in the driver's order; empty without nvidia-smi or devices.
+
+    .. code:: shell
+
+        pyinfra HOST fact facts.gpu.Gpus
+    """
+
+    default = tuple
+
+    def command(self) -> str:
+        """The query; it needs no root."""
+        return GPU_QUERY
+
+    def process(self, output: Iterable[str]) -> tuple[Gpu, ...]:
+        """See :func:`parse_gpus`."""
+        return parse_gpus(output)
