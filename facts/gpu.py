@@ -15,7 +15,6 @@ Upstream behaviour relied on (nvidia-smi's manual page, "RETURN VALUE" and ``--h
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -109,8 +108,8 @@ def _joined(text: list[str]) -> str:
 
 
 def _parse_row(row: str) -> Gpu:
-    values = [value.strip() for value in next(csv.reader([row], skipinitialspace=True))]
-    if len(values) not in (6, 7) or not values[0].isdigit() or not values[2]:
+    values = [value.strip() for value in row.split(",")]
+    if len(values) not in (6, 7) or not values[0].isdecimal() or not values[2]:
         raise GpuError(f"nvidia-smi: not a row of values: {row!r} (run nvidia-smi on the host)")
     index, name, uuid, total, free, driver = values[:6]
     return Gpu(
@@ -127,7 +126,7 @@ def _parse_row(row: str) -> Gpu:
 def _mebibytes(value: str, row: str) -> int | None:
     if _UNREPORTED.fullmatch(value):
         return None
-    if not value.isdigit():
+    if not value.isdecimal():
         raise GpuError(f"nvidia-smi: {value!r} is no number of MiB in {row!r}")
     return int(value)
 
