@@ -1,0 +1,1 @@
+"""What the components share: operations that fail one host alone, files, jobs, downloads."""

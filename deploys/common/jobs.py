@@ -1,0 +1,235 @@
+"""Work that takes minutes: a named transient systemd unit on the host, watched over SSH.
+
+A closed laptop doesn't end it, and the next run finds it by its name and attaches instead of
+starting a second one. What a job leaves is its folder below JOBS: its script, its log, its exit
+status. Secrets that it needs lie there as root-only files while it runs, and are removed by it.
+
+Upstream behaviour relied on: systemd-run(1) (a transient service of ``--property=Type=exec`` goes
+away when it ends well, and stays ``failed`` when not, until ``reset-failed``).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import gevent
+from paramiko import SSHException
+from pyinfra import logger
+from pyinfra.api import FunctionCommand, StringCommand
+from pyinfra.api.arguments import auth_argument_meta
+from pyinfra.api.exceptions import ConnectError
+from pyinfra.api.host import Host
+from pyinfra.api.state import State
+from pyinfra.connectors.util import CommandOutput
+
+from deploys.common.operations import Commands
+from deploys.common.progress import DISPLAY, Amount, Track, human_seconds
+from deploys.common.shell import operand, script_word, word
+from deploys.common.summary import record_failure
+from facts.sections import SECTION, split_sections
+
+JOBS = "/var/lib/llamaherd/jobs"
+LOG_LINES = 20
+RECONNECTS = 10
+_AS_WHOM = frozenset(auth_argument_meta) | {"_shell_executable"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work for one host.
+
+    + name: names the unit; the same work must get the same name, other work another one
+    + title: for people, such as ``building llama.cpp b8146``
+    + script: POSIX shell, run by root with ``set -eu``, in the job's own folder
+    + probe: shell that prints what ``progress`` reads; runs every second or so, also before the
+      job's first output
+    + progress: the lines of the probe as an Amount; None when they don't say
+    + secrets: file name to content; files of mode 600 in the folder while the job runs
+    + network: False cuts the job off from every network
+    + remedy: what a person should look at when it fails
+    """
+
+    name: str
+    title: str
+    script: str
+    probe: str = ""
+    progress: Callable[[list[str]], Amount | None] | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    network: bool = True
+    remedy: str = ""
+
+    @property
+    def unit(self) -> str:
+        """Name of the transient unit, without ``.service``."""
+        return f"llamaherd-{self.name}"
+
+    @property
+    def folder(self) -> str:
+        """Where the job keeps script, log and status."""
+        return f"{JOBS}/{self.name}"
+
+
+def run_job(job: Job) -> Commands:
+    """Commands that start the job, or attach to it where it runs, and wait for its end."""
+    yield start_command(job)
+    yield FunctionCommand(_watch, (job,), {})
+
+
+_START = """set -eu
+case $(systemctl show -P ActiveState {unit}.service) in
+active|activating|deactivating|reloading) echo attached; cat >/dev/null; exit 0;; esac
+systemctl reset-failed {unit}.service 2>/dev/null || :
+install -d -m 755 /var/lib/llamaherd
+install -d -m 700 {jobs} {folder}
+cd {folder}
+rm -rf -- ./*
+umask 077
+while IFS=' ' read -r name content; do printf %s "$content" | base64 -d > "$name"; done
+systemd-run --quiet --unit={unit} --description={title} --property=Type=exec \
+--property=KillMode=control-group --property=OOMPolicy=continue --nice=5 \
+--property=StandardOutput=append:{folder}/log --property=StandardError=append:{folder}/log \
+--property=WorkingDirectory={folder} {properties} /bin/sh ./run"""
+
+# The wrapper notes the exit status and removes the secrets whatever the script does.
+_RUN = """script_status=0
+sh -eu ./script || script_status=$?
+rm -f -- {secrets} ./script
+echo $script_status > status.new
+mv -f status.new status
+exit $script_status
+"""
+
+
+def start_command(job: Job) -> StringCommand:
+    """One command: start or attach. Script and secrets travel on standard input."""
+    secrets = {f"secret.{name}": content for name, content in job.secrets.items()}
+    files = {
+        "run": _RUN.format(secrets=" ".join(map(operand, secrets)) or "./secret.none"),
+        "script": job.script,
+        **secrets,
+    }
+    properties = [f"--setenv={name}={value}" for name, value in job.environment.items()]
+    if not job.network:
+        properties.append("--property=PrivateNetwork=yes")
+    script = _START.format(
+        unit=operand(job.unit),
+        jobs=JOBS,
+        folder=operand(job.folder),
+        title=word(f"llamaherd: {job.title}"),
+        properties=" ".join(map(word, properties)),
+    )
+    stdin = [f"{name} {base64.b64encode(text.encode()).decode()}" for name, text in files.items()]
+    return StringCommand(f"sh -c {script_word(script)}", _stdin=stdin)
+
+
+def look_command(job: Job) -> StringCommand:
+    """One command that tells the unit's state, the exit status, and what the probe prints."""
+    script = (
+        f"cd {operand(job.folder)} 2>/dev/null || exit 0\n"
+        f"echo {SECTION}state; systemctl show -P ActiveState {operand(job.unit)}.service\n"
+        f"echo {SECTION}status; cat status 2>/dev/null\n"
+        f"echo {SECTION}probe\n{job.probe}\ntrue"
+    )
+    return StringCommand(f"sh -c {script_word(script)}")
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at a job: does it run, its exit status once it ended, the probe's lines."""
+
+    running: bool
+    status: int | None
+    probe: list[str]
+
+
+def parse_look(lines: list[str]) -> Look:
+    """The output of :func:`look_command`."""
+    sections = split_sections(lines)
+    state = "".join(sections.get("state", [])).strip()
+    status = "".join(sections.get("status", [])).strip()
+    return Look(
+        running=state in ("active", "activating", "deactivating", "reloading"),
+        status=int(status) if status.isdigit() else None,
+        probe=sections.get("probe", []),
+    )
+
+
+def _watch(state: State, host: Host, job: Job) -> bool:
+    """Wait for the job's end; True when it ended well. Runs in the host's own greenlet."""
+    track = Track()
+    started = track.clock()
+    try:
+        while True:
+            look = parse_look(remote(state, host, look_command(job)).stdout_lines)
+            if not look.running:
+                return _ended(state, host, job, look)
+            _show(host, job, look, track, track.clock() - started)
+            gevent.sleep(1 if DISPLAY.stream.isatty() else 2)
+    except (SSHException, OSError, EOFError, ConnectError) as error:
+        return _give_up(
+            host,
+            f"{job.title}: lost the connection ({error}); the job goes on on the host, "
+            "the next run attaches to it",
+        )
+    finally:
+        DISPLAY.finish(host.name)
+
+
+def _show(host: Host, job: Job, look: Look, track: Track, elapsed: float) -> None:
+    amount = job.progress(look.probe) if job.progress else None
+    if amount is None:
+        DISPLAY.show(host.name, job.title, human_seconds(elapsed))
+        return
+    tenth = amount.done * 10 // amount.total if amount.total > 0 else 0
+    DISPLAY.show(host.name, job.title, track.describe(amount), tenth)
+
+
+def _ended(state: State, host: Host, job: Job, look: Look) -> bool:
+    if look.status == 0:
+        return True
+    command = StringCommand("tail", "-n", str(LOG_LINES), operand(f"{job.folder}/log"))
+    for line in remote(state, host, command).stdout_lines:
+        logger.error(f"{host.print_prefix}  {line}")
+    how = "was killed" if look.status is None else f"failed with status {look.status}"
+    remedy = f"; {job.remedy}" if job.remedy else ""
+    return _give_up(host, f"{job.title} {how}: see {job.folder}/log on the host{remedy}")
+
+
+def _give_up(host: Host, message: str) -> bool:
+    record_failure(host.name, message)
+    logger.error(f"{host.print_prefix}{message}")
+    return False
+
+
+def remote(state: State, host: Host, command: StringCommand) -> CommandOutput:
+    """Run a read-only command as the running operation would; connects again when the line broke.
+
+    Such a command must succeed on a host that answers: a failure is taken for a broken line,
+    because that is how pyinfra tells of one in the middle of a command (exit status -1).
+    Raises ConnectError after RECONNECTS attempts.
+    """
+    arguments = {
+        key: value
+        for key, value in (host.current_op_global_arguments or {}).items()
+        if key in _AS_WHOM
+    }
+    for attempt in range(RECONNECTS):
+        try:
+            answered, output = host.run_shell_command(command, **arguments)
+            if answered:
+                return output
+        except (SSHException, OSError, EOFError):
+            pass
+        gevent.sleep(min(30, 2**attempt))
+        _reconnect(host)
+    raise ConnectError("no connection")
+
+
+def _reconnect(host: Host) -> None:
+    host.disconnect()
+    with contextlib.suppress(ConnectError):
+        host.connect(show_errors=False, raise_exceptions=True)

@@ -1,0 +1,115 @@
+"""Operations that fail one host alone, and the one typed accessor to a host's settings.
+
+pyinfra 3.10 ends the whole run for every host when a generator raises, and goes on with a fact's
+default value when the fact failed (``pyinfra/api/operations.py``, ``api/facts.py``). The two
+helpers here, :func:`host_operation` and :func:`read`, close those holes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Generator
+from typing import Any, ParamSpec, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+from pyinfra import logger
+from pyinfra.api import FactBase, FunctionCommand, operation
+from pyinfra.api.arguments_typed import PyinfraOperation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.exceptions import DeployError
+from pyinfra.api.host import Host
+from pyinfra.api.state import State
+from pyinfra.context import ctx_host, ctx_state
+
+from deploys.common.summary import record_failure
+from facts.system import System, SystemState
+from inventories.settings import HostSettings, from_data
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Commands = Generator[PyinfraCommand | str, None, None]
+
+_settings: WeakKeyDictionary[Host, HostSettings] = WeakKeyDictionary()
+_systems: WeakKeyDictionary[Host, SystemState] = WeakKeyDictionary()
+
+
+class HostError(Exception):
+    """This host can't go on. The message says what is wrong there and what mends it."""
+
+
+def host_operation(
+    function: Callable[P, Commands],
+) -> PyinfraOperation[P]:
+    """A pyinfra operation in which a raised :class:`HostError` fails this host and no other."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> Commands:
+        try:
+            yield from function(*args, **kwargs)
+        except HostError as error:
+            yield from fail(str(error))
+
+    return operation()(guarded)
+
+
+def fail(message: str) -> Commands:
+    """Commands that fail this host with ``message``; a dry run shows the message too."""
+    host = current_host()
+    if not current_state().is_executing:
+        logger.error(f"{host.print_prefix}would fail: {message}")
+    yield FunctionCommand(_fail, (message,), {})
+
+
+def _fail(state: State, host: Host, message: str) -> bool:
+    record_failure(host.name, message)
+    logger.error(f"{host.print_prefix}{message}")
+    return False
+
+
+def read(fact: type[FactBase[T]], *args: Any, **kwargs: Any) -> T:
+    """The fact's value; HostError where pyinfra would go on with the default after a failure."""
+    host = current_host()
+    value = host.get_fact(fact, *args, **kwargs)
+    if host in current_state().failed_hosts:
+        raise HostError(f"could not read {fact.__name__} (the error is above)")
+    return value
+
+
+def current_host() -> Host:
+    """The host that is being worked on: the object itself, not pyinfra's proxy."""
+    return cast(Host, ctx_host.get())
+
+
+def current_state() -> State:
+    """pyinfra's state of this run."""
+    return cast(State, ctx_state.get())
+
+
+def host_settings() -> HostSettings:
+    """The current host's settings: the only reader of ``host.data``.
+
+    Raises DeployError when the inventory brings none: pass settings to the component then.
+    """
+    host = current_host()
+    if host not in _settings:
+        data = host.data.get("fleet")
+        if data is None:
+            raise DeployError(
+                f"{host.name} has no llamaherd settings: use llamaherd's inventory.py, "
+                "or pass settings to the component, as in cuda(CudaSettings(...))"
+            )
+        _settings[host] = from_data(HostSettings, data)
+    return _settings[host]
+
+
+def system() -> SystemState:
+    """What the current host is. Read once a run: nothing that we do changes it."""
+    host = current_host()
+    if host not in _systems:
+        _systems[host] = read(System)
+    return _systems[host]
+
+
+def forget_system() -> None:
+    """Make the next :func:`system` ask the host again."""
+    _systems.pop(current_host(), None)

@@ -1,0 +1,88 @@
+"""The last lines of a run: which hosts failed, at what, and what to do.
+
+pyinfra prints a failure where it happens, which on a fleet is far above the end. The summary
+repeats each one, once, when the process ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from dataclasses import dataclass
+
+import pyinfra
+from pyinfra.api.host import Host
+from pyinfra.api.state import BaseStateCallback, State
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One host that failed: at which operation, and why (may be empty when pyinfra printed it)."""
+
+    host: str
+    operation: str
+    reason: str
+
+
+_reasons: dict[str, str] = {}
+_failures: dict[str, Failure] = {}
+
+
+def record_failure(host: str, reason: str) -> None:
+    """Remember why a host failed; the callback below pairs it with the operation."""
+    _reasons[host] = reason
+
+
+class FailureSummary(BaseStateCallback):
+    """Collects each host's first failure."""
+
+    @staticmethod
+    def host_connect_error(state: State, host: Host, error: Exception) -> None:
+        reason = str(error.args[0]) if error.args else str(error)
+        _failures.setdefault(host.name, Failure(host.name, "connect", reason))
+
+    @staticmethod
+    def operation_host_error(
+        state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
+    ) -> None:
+        name = ", ".join(sorted(state.get_op_meta(op_hash).names))
+        reason = _reasons.get(host.name, "see its output above")
+        _failures.setdefault(host.name, Failure(host.name, name, reason))
+
+
+def failures() -> tuple[Failure, ...]:
+    """Every host's first failure so far."""
+    return tuple(_failures.values())
+
+
+def render(failed: tuple[Failure, ...]) -> str:
+    """The summary as text; empty when nothing failed."""
+    if not failed:
+        return ""
+    noun = "host" if len(failed) == 1 else "hosts"
+    lines = [f"--> {len(failed)} {noun} failed; the others went on:"]
+    lines += [f"    {f.host}: {f.operation}: {f.reason}" for f in failed]
+    return "\n".join(lines)
+
+
+def summarise_failures() -> None:
+    """Print the summary when this run of pyinfra's command line ends."""
+    if not pyinfra.is_cli or FailureSummary in _installed:
+        return
+    _installed.add(FailureSummary)
+    from pyinfra.context import ctx_state
+
+    state = ctx_state.get()
+    state.add_callback_handler(FailureSummary())
+    for host in state.failed_hosts:
+        _failures.setdefault(host.name, Failure(host.name, "connect", "could not connect"))
+    atexit.register(_print)
+
+
+_installed: set[type[FailureSummary]] = set()
+
+
+def _print() -> None:
+    text = render(failures())
+    if text:
+        print(text, file=sys.stderr)

@@ -1,0 +1,95 @@
+"""The distribution's packages that our components stand on: one operation for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pyinfra.api import deploy
+
+from deploys.common.jobs import Job, run_job
+from deploys.common.operations import (
+    Commands,
+    HostError,
+    current_host,
+    host_operation,
+    host_settings,
+    read,
+    system,
+)
+from deploys.common.shell import operand
+from facts.packages import DebPackages
+from inventories.settings import HostSettings
+
+# ca-certificates and curl fetch; iproute2 tells who listens on a port.
+BASE = ("ca-certificates", "curl", "iproute2")
+BUILD = ("build-essential", "cmake", "libssl-dev", "ninja-build")
+GIT = ("git",)
+# OpenCode fetches ripgrep for itself where there is none, and wants git for its snapshots.
+OPENCODE = ("git", "ripgrep")
+
+
+@deploy("Packages")
+def packages() -> None:
+    """Install what the host's components need from its own distribution."""
+    installed(names=wanted(host_settings()))
+
+
+def wanted(settings: HostSettings) -> tuple[str, ...]:
+    """Names of the packages that a host's components need, sorted."""
+    names = set(BASE)
+    if settings.llama_cpp is not None:
+        names.update(BUILD)
+        if hasattr(settings.llama_cpp.source, "repository"):
+            names.update(GIT)
+        if settings.llama_cpp.ccache:
+            names.add("ccache")
+    if settings.servers:
+        names.add("libgomp1")
+    if settings.cuda is not None and settings.cuda.provider == "wheels":
+        names.add("unzip")
+    if settings.opencode is not None:
+        names.update(OPENCODE)
+    return tuple(sorted(names))
+
+
+@host_operation
+def installed(names: Iterable[str]) -> Commands:
+    """Install those packages of the distribution that aren't; never upgrades one that is.
+
+    + names: binary packages
+    """
+    names = tuple(names)
+    require_apt()
+    present = read(DebPackages, names=names)
+    missing = sorted(set(names) - set(present))
+    if not missing:
+        current_host().noop(f"all of {', '.join(names)} are installed")
+        return
+    yield from run_job(install_job(missing))
+
+
+def require_apt() -> None:
+    """HostError unless the host's distribution is Debian or a child of it."""
+    facts = system()
+    if "debian" not in (facts.distribution, *facts.like):
+        raise HostError(
+            f"{facts.distribution or 'this system'} {facts.version_id} isn't supported: "
+            "llamaherd installs packages with apt (Debian, Ubuntu)"
+        )
+
+
+def install_job(missing: list[str]) -> Job:
+    """The job that refreshes the package lists and installs; it waits for another dpkg."""
+    apt = "apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3"
+    script = (
+        "export DEBIAN_FRONTEND=noninteractive\n"
+        "dpkg --configure -a\n"
+        f"{apt} update -q\n"
+        f"{apt} install -q -y --no-install-recommends -- {' '.join(map(operand, missing))}\n"
+    )
+    return Job(
+        name="packages",
+        title=f"installing {len(missing)} packages",
+        script=script,
+        remedy="check the host's package sources and whether another dpkg holds its lock",
+    )

@@ -1,0 +1,166 @@
+"""What a host is: distribution, processor, memory, libc, GPUs, ports in use. One remote command.
+
+Read once a run (``deploys.common.operations.system``): nothing that our deploys do changes it,
+but for the ports, which only preflight looks at, before anything changes.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+from facts.gpu import GPU_QUERY, Gpu, parse_gpus
+from facts.sections import SECTION, split_sections
+
+# Where we put things; free space is asked of the nearest existing parent.
+PATHS = ("/opt", "/var/lib")
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A TCP port that something listens on. ``process`` and ``unit`` are empty when unknown."""
+
+    port: int
+    process: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class SystemState:
+    """What a host is.
+
+    + distribution, version_id: ``ID`` and ``VERSION_ID`` of os-release, such as debian, 12
+    + architecture: as ``uname -m`` says it
+    + cores: processors that a job may use
+    + cpu: the processor's model name
+    + memory_total, memory_available: bytes
+    + glibc: such as ``2.36``; empty where libc is another
+    + systemd: major version, 0 where systemd isn't running the host
+    + disk_free: bytes by path of PATHS
+    + root: whether the command ran with root's rights
+    """
+
+    distribution: str = ""
+    version_id: str = ""
+    like: tuple[str, ...] = ()
+    architecture: str = ""
+    cores: int = 1
+    cpu: str = ""
+    memory_total: int = 0
+    memory_available: int = 0
+    glibc: str = ""
+    systemd: int = 0
+    root: bool = False
+    disk_free: Mapping[str, int] = field(default_factory=dict)
+    gpus: tuple[Gpu, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+
+    @property
+    def platform(self) -> str:
+        """Distribution as vendors name it: ``debian12``, ``ubuntu2404``, ``rhel9``."""
+        if self.distribution == "ubuntu":
+            return "ubuntu" + self.version_id.replace(".", "")
+        if self.distribution in ("rhel", "rocky", "almalinux", "centos"):
+            return "rhel" + self.version_id.split(".")[0]
+        return self.distribution + self.version_id
+
+
+_LISTENERS = r"""
+if command -v ss >/dev/null 2>&1; then
+  ss -Hltnp 2>/dev/null | while read -r _ _ _ local _ users; do
+    pid=$(printf %s "$users" | sed -n 's/.*pid=\([0-9]*\).*/\1/p')
+    name=$(printf %s "$users" | sed -n 's/^users:(("\([^"]*\)".*/\1/p')
+    unit=
+    [ -z "$pid" ] || unit=$(sed -n 's|.*/\([^/]*\.service\).*|\1|p' "/proc/$pid/cgroup" 2>/dev/null)
+    echo "${local##*:} ${pid:+$name[$pid]} $unit"
+  done
+fi
+"""
+
+_SCRIPT = f"""
+cd /
+echo {SECTION}os; cat /etc/os-release 2>/dev/null
+echo {SECTION}machine; uname -m; nproc; id -u
+echo {SECTION}cpu; sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1
+echo {SECTION}memory; cat /proc/meminfo | sed -n '/^Mem/p'
+echo {SECTION}glibc; getconf GNU_LIBC_VERSION 2>/dev/null
+echo {SECTION}systemd; [ -d /run/systemd/system ] && systemctl --version | head -n 1
+echo {SECTION}disk
+for path in {" ".join(PATHS)}; do
+  at=$path; while [ ! -e "$at" ]; do at=$(dirname "$at"); done
+  echo "$path $(df -PB1 "$at" | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)"
+done
+echo {SECTION}gpus; {GPU_QUERY}
+echo {SECTION}listeners
+{_LISTENERS}
+true
+"""
+
+
+class System(FactBase[SystemState]):
+    """What the host is; every field has a sensible value where the host doesn't say."""
+
+    def command(self) -> str:
+        return f"sh -c {shlex.quote(_SCRIPT)}"
+
+    @staticmethod
+    def default() -> SystemState:
+        return SystemState()
+
+    def process(self, output: list[str]) -> SystemState:
+        return parse_system(output)
+
+
+def parse_system(output: list[str]) -> SystemState:
+    """The command's lines as a value; FactProcessError for output that makes no sense."""
+    sections = split_sections(output)
+    release = _key_values(sections.get("os", []), "=")
+    memory = _key_values(sections.get("memory", []), ":")
+    try:
+        architecture, cores, uid = sections["machine"]
+        return SystemState(
+            distribution=release.get("ID", ""),
+            version_id=release.get("VERSION_ID", ""),
+            like=tuple(release.get("ID_LIKE", "").split()),
+            architecture=architecture,
+            cores=int(cores),
+            cpu=" ".join(sections.get("cpu", [])[:1]),
+            memory_total=_kibibytes(memory.get("MemTotal", "0 kB")),
+            memory_available=_kibibytes(memory.get("MemAvailable", "0 kB")),
+            glibc=" ".join(sections.get("glibc", [])).removeprefix("glibc "),
+            systemd=_systemd_version(sections.get("systemd", [])),
+            root=uid == "0",
+            disk_free={path: int(free) for path, free in map(str.split, sections.get("disk", []))},
+            gpus=parse_gpus(sections.get("gpus", [])),
+            listeners=tuple(
+                sorted(_listeners(sections.get("listeners", [])), key=lambda x: x.port)
+            ),
+        )
+    except (KeyError, ValueError) as error:
+        raise FactProcessError(f"cannot make sense of what the host says it is: {error}") from error
+
+
+def _key_values(lines: list[str], separator: str) -> dict[str, str]:
+    pairs = (line.partition(separator) for line in lines if separator in line)
+    return {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
+
+
+def _kibibytes(text: str) -> int:
+    return int(text.split()[0]) * 1024
+
+
+def _systemd_version(lines: list[str]) -> int:
+    return int(lines[0].split()[1]) if lines else 0
+
+
+def _listeners(lines: list[str]) -> set[Listener]:
+    found = set()
+    for line in lines:
+        port, _, rest = line.partition(" ")
+        process, _, unit = rest.partition(" ")
+        found.add(Listener(int(port), process.strip(), unit.strip()))
+    return found
