@@ -34,7 +34,7 @@ class FileState:
     content: bytes | None = None
 
 
-_SCRIPT = r"""
+LOOK = r"""
 look() {
   path=$1; secret=$2
   if [ -L "$path" ]; then kind=link
@@ -50,7 +50,8 @@ look() {
   fi
   echo "$kind $(stat -c '%a %U %G' "$path") $sum ${content:-=} $path"
 }
-"""
+""".replace("LIMIT", str(CONTENT_LIMIT))
+"""Shell function ``look PATH SECRET``: prints what :func:`parse_file` reads, or nothing."""
 
 
 class Files(FactBase[Mapping[str, FileState]]):
@@ -63,7 +64,7 @@ class Files(FactBase[Mapping[str, FileState]]):
     def command(self, paths: Sequence[str], secrets: Sequence[str] = ()) -> str:
         calls = [f"look {shlex.quote(path)} 0" for path in paths]
         calls += [f"look {shlex.quote(path)} 1" for path in secrets]
-        script = _SCRIPT.replace("LIMIT", str(CONTENT_LIMIT)) + "\n".join(calls) + "\ntrue"
+        script = LOOK + "\n".join(calls) + "\ntrue"
         return f"sh -c {shlex.quote(script)}"
 
     @staticmethod

@@ -1,0 +1,192 @@
+"""OpenCode: its binary, the system configuration, and our values in users' configurations.
+
+Owns ``/opt/opencode/<version>/`` (immutable once finished), the link ``/usr/local/bin/opencode``,
+``/etc/opencode/opencode.json``, and what :mod:`deploys.opencode.config` lists of each user's file.
+Refuses, before anything changes: an account that the host lacks, a configuration that can't be
+edited, a ``/usr/local/bin/opencode`` of somebody else.
+
+The order matters: without a configuration OpenCode sends prompts to a cloud service, so the
+system configuration is there before the binary is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyinfra.api import StringCommand, deploy
+
+from deploys.common.downloads import upload_artifacts
+from deploys.common.files import ManagedFile, write_files
+from deploys.common.jobs import run_job
+from deploys.common.operations import (
+    Commands,
+    HostError,
+    current_host,
+    host_operation,
+    host_settings,
+    read,
+    system,
+)
+from deploys.common.secrets import secret
+from deploys.common.shell import script_word
+from deploys.opencode.config import (
+    SYSTEM_CONFIG,
+    ConfigError,
+    holds_secret,
+    key_path,
+    system_config,
+    user_config,
+)
+from deploys.opencode.install import current_manifest, install_job, link_script, run_path
+from facts.files import FileState
+from facts.opencode import COMMAND, OpenCode, OpenCodeState, OpenCodeUser
+from inventories.settings import Artifact, OpenCodeSettings
+
+
+@deploy("OpenCode")
+def opencode(settings: OpenCodeSettings | None = None) -> None:
+    """OpenCode at its locked version, set up for the declared servers and users.
+
+    + settings: defaults to the host's own; a host without any gets nothing
+    """
+    settings = settings or host_settings().opencode
+    if settings is None:
+        return
+    install_opencode(name=f"Install and configure OpenCode {settings.version}", settings=settings)
+
+
+@host_operation
+def install_opencode(settings: OpenCodeSettings) -> Commands:
+    """System configuration, binary, users' configurations, in this order.
+
+    + settings: what OpenCode should be on this host
+    """
+    keys = [key_path(p.id) for p in settings.providers if p.api_key is not None]
+    state = read(OpenCode, version=settings.version, users=settings.users, secrets=keys)
+    artifact = _artifact(settings)
+    refuse(settings, state)
+    users = user_files(settings, state, _keys(settings))
+
+    etc = ManagedFile(SYSTEM_CONFIG, system_config(settings))
+    yield from write_files([etc], _states(etc.path, state.system_config))
+    yield from _install(settings.version, artifact, state)
+    yield from write_files(list(users), {f.path: s for f, s in users.items() if s is not None})
+
+
+def refuse(settings: OpenCodeSettings, state: OpenCodeState) -> None:
+    """HostError with every reason why this host can't be brought in order."""
+    problems = []
+    if state.link is not None and not state.link.startswith("/opt/opencode/"):
+        whose = f"a link to {state.link}" if state.link else "a file"
+        problems.append(
+            f"{COMMAND} is {whose} that llamaherd did not make: remove it, or move it away"
+        )
+    if state.system_config is not None and state.system_config.kind != "file":
+        problems.append(
+            f"{SYSTEM_CONFIG} is a {state.system_config.kind}: move it away, llamaherd writes it"
+        )
+    for name in settings.users:
+        user = state.users.get(name)
+        if user is None:
+            problems.append(
+                f"the host has no account {name}: create it (useradd --create-home {name}), "
+                "or take it out of opencode.users"
+            )
+        elif not user.home_exists:
+            problems.append(
+                f"the home {user.home} of {name} does not exist: create it "
+                f"(mkhomedir_helper {name}), or take {name} out of opencode.users"
+            )
+        else:
+            problems += _config_problems(settings, user)
+    if problems:
+        raise HostError("; ".join(problems))
+
+
+def _config_problems(settings: OpenCodeSettings, user: OpenCodeUser) -> list[str]:
+    try:
+        user_config(_text(user), settings, user.config_path)
+    except ConfigError as error:
+        return [str(error)]
+    return []
+
+
+def user_files(
+    settings: OpenCodeSettings, state: OpenCodeState, keys: Mapping[str, str]
+) -> dict[ManagedFile, FileState | None]:
+    """Each user's files as they should be, with what is there now; a key before its reference.
+
+    + keys: API key by provider id
+    """
+    files: dict[ManagedFile, FileState | None] = {}
+    for name in settings.users:
+        user = state.users[name]
+        for provider, key in keys.items():
+            path = key_path(provider)
+            file = ManagedFile(
+                f"{user.home}/{path}", key + "\n", mode="600", secret=True, as_user=name
+            )
+            files[file] = user.secrets.get(path)
+        before = _text(user)
+        file = ManagedFile(
+            user.config_path,
+            user_config(before, settings, user.config_path),
+            mode=user.config.mode if user.config else "644",
+            secret=holds_secret(before),
+            as_user=name,
+        )
+        files[file] = user.config
+    return files
+
+
+def _text(user: OpenCodeUser) -> str:
+    """A user's configuration as text; ConfigError for what is no small UTF-8 file."""
+    if user.config is None:
+        return ""
+    if user.config.kind != "file" or user.config.content is None:
+        raise ConfigError(
+            f"{user.config_path} is no file of a size that a configuration has: move it away"
+        )
+    try:
+        return user.config.content.decode()
+    except UnicodeDecodeError as error:
+        line = user.config.content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{user.config_path}:{line}: not UTF-8 text: save it as UTF-8, then run again"
+        ) from None
+
+
+def _artifact(settings: OpenCodeSettings) -> Artifact:
+    architecture = system().architecture
+    try:
+        return settings.artifacts[architecture]
+    except KeyError:
+        known = ", ".join(sorted(settings.artifacts)) or "none"
+        raise HostError(
+            f"no OpenCode {settings.version} is locked for {architecture} (locked: {known}): "
+            "run llamaherd lock --update opencode"
+        ) from None
+
+
+def _keys(settings: OpenCodeSettings) -> dict[str, str]:
+    return {p.id: secret(p.api_key) for p in settings.providers if p.api_key is not None}
+
+
+def _states(path: str, state: FileState | None) -> dict[str, FileState]:
+    return {} if state is None else {path: state}
+
+
+def _install(version: str, artifact: Artifact, state: OpenCodeState) -> Commands:
+    manifest: Mapping[str, Any] = state.manifest
+    expected = current_manifest(version, artifact)
+    whole = state.binary_size > 0 and state.binary_size == manifest.get("size")
+    if not whole or {**manifest, "size": 0} != {**expected, "size": 0}:
+        yield from upload_artifacts([artifact])
+        yield from run_job(install_job(version, artifact))
+    else:
+        current_host().noop(f"OpenCode {version} is installed")
+    if state.link == run_path(version):
+        current_host().noop(f"{COMMAND} starts OpenCode {version}")
+    else:
+        yield StringCommand(f"sh -c {script_word(link_script(version))}")

@@ -1,0 +1,106 @@
+"""The installation of one OpenCode version: a job's script, and what its manifest says. Pure.
+
+The npm package of a platform is a gzipped tar archive whose ``package/bin/opencode`` is the whole
+program; no Node is needed. Beside it lies ``run``, which the command links to: it sets the
+switches that keep OpenCode from fetching anything by itself, for every way of starting it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from deploys.common.downloads import fetch_lines, fetch_probe, fetch_progress
+from deploys.common.jobs import Job
+from deploys.common.shell import operand, script_word, word
+from facts.opencode import COMMAND, ROOT
+from inventories.settings import Artifact
+
+SWITCHES = (
+    "OPENCODE_DISABLE_MODELS_FETCH",
+    "OPENCODE_DISABLE_AUTOUPDATE",
+    "OPENCODE_DISABLE_LSP_DOWNLOAD",
+)
+
+
+def run_path(version: str) -> str:
+    """What ``/usr/local/bin/opencode`` links to."""
+    return f"{ROOT}/{version}/run"
+
+
+def run_script(version: str) -> str:
+    """The text of ``run``."""
+    switches = " ".join(f"{name}=1" for name in SWITCHES)
+    return (
+        "#!/bin/sh\n"
+        "# Written by llamaherd. OpenCode itself lies beside this file.\n"
+        f"export {switches}\n"
+        f'exec {operand(f"{ROOT}/{version}/opencode")} "$@"\n'
+    )
+
+
+def current_manifest(version: str, artifact: Artifact) -> dict[str, Any]:
+    """What an installation's manifest must say, but for ``size``, the bytes of its binary."""
+    return {
+        "version": version,
+        "artifact": artifact.sha256,
+        "run": hashlib.sha256(run_script(version).encode()).hexdigest(),
+    }
+
+
+_SCRIPT = """
+mkdir -p -- {incoming}
+{fetch}
+cd {incoming}
+rm -rf stage home; mkdir -m 755 stage; mkdir home
+tar -xzf {archive} -C stage --no-same-owner --strip-components=2 package/bin/opencode
+chmod 755 stage/opencode
+found=$(HOME=$PWD/home timeout 60 stage/opencode --version </dev/null) || {{
+  echo "the binary does not run here (status $?): is it made for this processor and libc?" >&2
+  exit 1
+}}
+if [ "$found" != {version} ]; then
+  echo "the binary says version $found, the lock file says "{version} >&2
+  exit 1
+fi
+printf %s {run} > stage/run; chmod 755 stage/run
+printf '%s, "size": %s}}\\n' {manifest} "$(stat -c %s stage/opencode)" > stage/manifest.json
+chmod 644 stage/manifest.json
+sync -f stage
+if [ -e {final} ]; then rm -rf old; mv -T {final} old; fi
+mv -T stage {final}
+cd /; rm -rf -- {incoming}
+"""
+
+
+def install_job(version: str, artifact: Artifact) -> Job:
+    """The job that fetches, verifies and installs a version."""
+    incoming = f"{ROOT}/.incoming/{artifact.sha256[:16]}"
+    manifest = json.dumps(current_manifest(version, artifact))
+    script = _SCRIPT.format(
+        incoming=operand(incoming),
+        fetch=fetch_lines([artifact], incoming),
+        archive=operand(f"{incoming}/{artifact.name}"),
+        version=word(version),
+        run=script_word(run_script(version)),
+        manifest=word(manifest.removesuffix("}")),
+        final=operand(f"{ROOT}/{version}"),
+    )
+    return Job(
+        name=f"opencode-{artifact.sha256[:16]}",
+        title=f"installing OpenCode {version}",
+        script=script,
+        probe=fetch_probe([artifact], incoming),
+        progress=lambda lines: fetch_progress([artifact], lines),
+        remedy="see docs/troubleshooting/opencode.md",
+    )
+
+
+def link_script(version: str) -> str:
+    """Points the command at a version, atomically."""
+    new = f"{COMMAND}.llamaherd"
+    return (
+        f"set -eu; mkdir -p /usr/local/bin; ln -sfn {operand(run_path(version))} {new}; "
+        f"mv -fT {new} {COMMAND}"
+    )

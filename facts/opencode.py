@@ -1,0 +1,154 @@
+"""What OpenCode a host has, and what its users' configurations hold. One remote command.
+
+A user's files are read with that user's rights: a link in a home can't make root read what the
+user may not. Of key files only the hash leaves the host.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+from facts.files import LOOK, FileState, parse_file
+from facts.sections import SECTION, split_sections
+
+ROOT = "/opt/opencode"
+COMMAND = "/usr/local/bin/opencode"
+SYSTEM_CONFIG = "/etc/opencode/opencode.json"
+USER_CONFIG = ".config/opencode/opencode.json"
+
+
+@dataclass(frozen=True)
+class OpenCodeUser:
+    """One account as the host knows it.
+
+    + config_path: the configuration file, links in its path followed
+    + config: its state, None where there is none yet
+    + secrets: state of the asked-for files, by their path relative to the home
+    """
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+    home_exists: bool
+    config_path: str
+    config: FileState | None = None
+    secrets: Mapping[str, FileState] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OpenCodeState:
+    """OpenCode on a host; everything empty where there is none.
+
+    + link: where COMMAND points, None where there is no such file, "" where it is no link
+    + manifest: of the version asked for, empty where there is none
+    + binary_size: bytes of that version's binary, 0 where it is absent or not executable
+    + system_config: ``/etc/opencode/opencode.json``
+    + users: by name; an account that the host doesn't have is absent
+    """
+
+    link: str | None = None
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    binary_size: int = 0
+    system_config: FileState | None = None
+    users: Mapping[str, OpenCodeUser] = field(default_factory=dict)
+
+
+# $1 is the home, the rest are files in it of which only the hash is told.
+_AS_USER = f"""{LOOK}
+home=$1; shift
+[ -d "$home" ] && echo home
+cd / || exit 0
+config=$(readlink -m -- "$home/{USER_CONFIG}"); echo "config $config"; look "$config" 0
+for name; do look "$home/$name" 1; done
+true"""
+
+_SCRIPT = f"""{LOOK}
+echo {SECTION}link
+if [ -L {COMMAND} ]; then readlink {COMMAND}; elif [ -e {COMMAND} ]; then echo; fi
+echo {SECTION}manifest; cat {ROOT}/VERSION/manifest.json 2>/dev/null; echo
+echo {SECTION}binary; [ ! -x {ROOT}/VERSION/opencode ] || stat -c %s {ROOT}/VERSION/opencode
+echo {SECTION}system; look {SYSTEM_CONFIG} 0
+for user in USERS; do
+  passwd=$(getent passwd -- "$user") || continue
+  echo "{SECTION}user $user"; printf '%s\\n' "$passwd"
+  home=$(printf %s "$passwd" | cut -d : -f 6)
+  runuser -u "$user" -- sh -c {shlex.quote(_AS_USER)} sh "$home" SECRETS
+done
+true"""
+
+
+class OpenCode(FactBase[OpenCodeState]):
+    """OpenCode's installation of one version, its system configuration, and users' own.
+
+    + version: such as ``1.18.33``
+    + users: account names
+    + secrets: files in each home, relative to it, of which the hash is wanted
+    """
+
+    def command(self, version: str, users: Sequence[str] = (), secrets: Sequence[str] = ()) -> str:
+        words = {"VERSION": [version], "USERS": users, "SECRETS": secrets}
+        script = re.sub("VERSION|USERS|SECRETS", lambda match: shlex.join(words[match[0]]), _SCRIPT)
+        return f"sh -c {shlex.quote(script)}"
+
+    @staticmethod
+    def default() -> OpenCodeState:
+        return OpenCodeState()
+
+    def process(self, output: list[str]) -> OpenCodeState:
+        return parse_opencode(output)
+
+
+def parse_opencode(output: list[str]) -> OpenCodeState:
+    """The command's lines as a value; FactProcessError for output that makes no sense."""
+    sections = split_sections(output)
+    try:
+        users = [_parse_user(lines) for name, lines in sections.items() if name.startswith("user ")]
+        return OpenCodeState(
+            link=next(iter(sections["link"]), None),
+            manifest=_parse_manifest(sections["manifest"]),
+            binary_size=int(next(iter(sections["binary"]), "0")),
+            system_config=next(map(parse_file, sections["system"]), None),
+            users={user.name: user for user in users},
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise FactProcessError(f"cannot make sense of what OpenCode is there: {error}") from error
+
+
+def _parse_manifest(lines: list[str]) -> Mapping[str, Any]:
+    """A manifest that can't be read counts as none: the installation is then done again."""
+    try:
+        manifest = json.loads("\n".join(lines))
+    except ValueError:
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _parse_user(lines: list[str]) -> OpenCodeUser:
+    name, _, uid, gid, _, home, _ = lines[0].split(":", 6)
+    rest = lines[1:]
+    paths = [line.removeprefix("config ") for line in rest if line.startswith("config ")]
+    path = paths[0]
+    states = [parse_file(line) for line in rest if " /" in line and line != f"config {path}"]
+    return OpenCodeUser(
+        name=name,
+        uid=int(uid),
+        gid=int(gid),
+        home=home,
+        home_exists="home" in rest,
+        config_path=path,
+        config=next((state for state in states if state.path == path), None),
+        secrets={
+            state.path.removeprefix(home).lstrip("/"): state
+            for state in states
+            if state.path != path
+        },
+    )
