@@ -76,8 +76,8 @@ if command -v ss >/dev/null 2>&1; then
     name=$(printf %s "$users" | sed -n 's/^users:(("\([^"]*\)".*/\1/p')
     unit=
     # Where the cgroup hierarchies are mixed, each line names the unit: one is enough.
-    [ -z "$pid" ] || unit=$(sed -n 's|.*/\([^/]*\.service\).*|\1|p' "/proc/$pid/cgroup" 2>/dev/null |
-      head -n 1)
+    [ -z "$pid" ] || unit=$(sed -n 's|.*/\([^/]*\.service\).*|\1|p' \
+      "/proc/$pid/cgroup" 2>/dev/null | head -n 1)
     echo "${local##*:} ${pid:+$name[$pid]} $unit"
   done
 fi
