@@ -78,12 +78,34 @@ record() {
   mv -fT -- "$note.new" "$note"
 }
 
-fetch() { mkdir -p -- "$(dirname -- "$2")"
-  [ "$(partial "$2.part")" -le "$3" ] || rm -f -- "$2.part"
-  transfer "$1" "$2.part" "$3" && accept "$2.part" "$2" "$3" "$4"; }
+# keep FINAL SIZE SHA256: a file that is there under its final name is hashed where it lies; a
+# wrong one becomes the part that the transfer goes on from.
+keep() {
+  [ -f "$1" ] || return 1
+  echo "verifying $1"
+  sum=$(sha256sum < "$1")
+  if [ "$(partial "$1")" = "$2" ] && [ "${sum%% *}" = "$3" ]; then record "$1" "$3"; return; fi
+  echo "$1 is not what the lock file says, fetching it again" >&2
+  mv -fT -- "$1" "$1.part"; return 1
+}
 
-adopt() { mkdir -p -- "$(dirname -- "$2")"; mv -fT -- "$1" "$2.part"; chown root:root -- "$2.part"
-  accept "$2.part" "$2" "$3" "$4"; }
+fetch() {
+  mkdir -p -- "$(dirname -- "$2")"
+  if keep "$2" "$3" "$4"; then return; fi
+  [ "$(partial "$2.part")" -le "$3" ] || rm -f -- "$2.part"
+  had=$(partial "$2.part")
+  transfer "$1" "$2.part" "$3" || return 1
+  if accept "$2.part" "$2" "$3" "$4"; then return; fi
+  # What lay there from before may have been wrong: once more, from the first byte.
+  [ "$had" -gt 0 ] && transfer "$1" "$2.part" "$3" && accept "$2.part" "$2" "$3" "$4"
+}
+
+adopt() {
+  mkdir -p -- "$(dirname -- "$2")"
+  if keep "$2" "$3" "$4"; then rm -f -- "$1"; return; fi
+  mv -fT -- "$1" "$2.part"; chown root:root -- "$2.part"
+  accept "$2.part" "$2" "$3" "$4"
+}
 """
 
 

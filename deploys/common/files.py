@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyinfra import logger
@@ -45,15 +45,18 @@ def managed_files(files: Sequence[ManagedFile]) -> Commands:
     yield from write_files(files, read_states(files))
 
 
-def read_states(files: Sequence[ManagedFile]) -> dict[str, FileState]:
-    """The state of these files on the host, in one command."""
+def read_states(files: Sequence[ManagedFile], also: Sequence[str] = ()) -> dict[str, FileState]:
+    """The state of these files on the host, in one command.
+
+    + also: further paths; their content isn't fetched
+    """
     plain = [file.path for file in files if not file.secret]
-    secret = [file.path for file in files if file.secret]
+    secret = [file.path for file in files if file.secret] + list(also)
     states = read(Files, paths=plain, secrets=secret)
     return dict(states)
 
 
-def write_files(files: Sequence[ManagedFile], states: dict[str, FileState]) -> Commands:
+def write_files(files: Sequence[ManagedFile], states: Mapping[str, FileState]) -> Commands:
     """Commands that mend each file that differs; says so for those that don't."""
     for file in files:
         state = states.get(file.path)
@@ -62,6 +65,13 @@ def write_files(files: Sequence[ManagedFile], states: dict[str, FileState]) -> C
             continue
         log_diff(file, state)
         yield write_command(file)
+
+
+def remove_files(paths: Sequence[str], states: Mapping[str, FileState]) -> Commands:
+    """Commands that remove those of the files that are there."""
+    for path in paths:
+        if path in states:
+            yield f"rm -f -- {operand(path)}"
 
 
 def is_current(file: ManagedFile, state: FileState | None) -> bool:

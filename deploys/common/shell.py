@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shlex
 
 
@@ -33,3 +35,9 @@ def operand(value: object) -> str:
 def script_word(script: str) -> str:
     """A script of ours as one shell word; unlike :func:`word` it may hold newlines."""
     return "'" + script.replace("'", "'\"'\"'") + "'"
+
+
+def digest(value: object, length: int = 12) -> str:
+    """A short, stable name for a JSON-friendly value: the first hex digits of its SHA-256."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:length]

@@ -16,7 +16,7 @@ from deploys.common.operations import (
     read,
     system,
 )
-from deploys.common.shell import operand
+from deploys.common.shell import digest, operand
 from facts.packages import DebPackages
 from inventories.settings import HostSettings
 
@@ -88,7 +88,7 @@ def install_job(missing: list[str]) -> Job:
         f"{apt} install -q -y --no-install-recommends -- {' '.join(map(operand, missing))}\n"
     )
     return Job(
-        name="packages",
+        name=f"packages-{digest(missing)}",
         title=f"installing {len(missing)} packages",
         script=script,
         remedy="check the host's package sources and whether another dpkg holds its lock",

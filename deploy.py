@@ -1,0 +1,20 @@
+"""What a converge does, in order: the table of contents."""
+
+from deploys.common.summary import summarise_failures
+from deploys.cuda import cuda
+from deploys.llama_cpp import llama_cpp
+from deploys.llama_server import llama_server
+from deploys.models import models
+from deploys.opencode import opencode
+from deploys.packages import packages
+from deploys.preflight import preflight
+
+summarise_failures()
+
+preflight()
+packages()
+cuda()
+llama_cpp()
+models()
+llama_server()
+opencode()

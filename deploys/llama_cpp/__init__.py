@@ -1,0 +1,121 @@
+"""llama.cpp, compiled on the host: immutable under its build key, never compiled twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pyinfra.api import deploy
+
+from deploys.common.downloads import (
+    fetch_lines,
+    fetch_probe,
+    fetch_progress,
+    upload_artifacts,
+)
+from deploys.common.jobs import Job, run_job
+from deploys.common.operations import (
+    Commands,
+    HostError,
+    current_host,
+    host_operation,
+    host_settings,
+    read,
+    system,
+)
+from deploys.llama_cpp.build import (
+    BUILD_PROBE,
+    Build,
+    BuildError,
+    Machine,
+    build_progress,
+    build_script,
+    job_count,
+    plan_build,
+    source_script,
+)
+from facts.llama_cpp import LlamaCppBuilds
+from inventories.settings import ArchiveSource, Artifact, CudaSettings, LlamaCppSettings
+
+__all__ = ["build", "host_build", "llama_cpp"]
+
+
+@deploy("llama.cpp")
+def llama_cpp(settings: LlamaCppSettings | None = None, cuda: CudaSettings | None = None) -> None:
+    """Compile llama.cpp with the host's toolkit, once for each set of inputs.
+
+    + settings, cuda: default to the host's own; a host without llama_cpp has nothing to do
+    """
+    settings = settings or host_settings().llama_cpp
+    if settings is None:
+        return
+    build(settings=settings, cuda=cuda or host_settings().cuda or CudaSettings())
+
+
+@host_operation
+def build(settings: LlamaCppSettings, cuda: CudaSettings) -> Commands:
+    """Have the build that these settings make on this host.
+
+    + settings: source, number, targets, architectures, definitions
+    + cuda: the toolkit to build with; provider ``none`` makes a CPU build
+    """
+    planned = host_build(settings, cuda)
+    state = read(LlamaCppBuilds)
+    if planned.name in state.builds:
+        current_host().noop(f"{planned.path} is built")
+        return
+    if planned.name not in state.prepared:
+        yield from _prepare_source(settings, planned)
+    yield from run_job(compile_job(settings, planned, cuda.root is not None))
+
+
+def host_build(settings: LlamaCppSettings, cuda: CudaSettings) -> Build:
+    """The build that these settings make on the current host; HostError when they make none."""
+    facts = system()
+    found = {gpu.architecture for gpu in facts.gpus if gpu.architecture}
+    machine = Machine(facts.platform, facts.architecture, facts.cpu, tuple(sorted(found)))
+    try:
+        return plan_build(settings, cuda, machine)
+    except BuildError as error:
+        raise HostError(str(error)) from error
+
+
+def _prepare_source(settings: LlamaCppSettings, planned: Build) -> Commands:
+    if isinstance(settings.source, ArchiveSource):
+        archive = replace(settings.source.artifact, name="source.tar")
+        yield from upload_artifacts((archive,))
+        yield from run_job(_archive_job(settings, planned, archive))
+        return
+    yield from run_job(
+        Job(
+            name=f"llama.cpp-source-{planned.name}",
+            title=f"fetching llama.cpp {settings.commit[:7]}",
+            script=source_script(settings, planned),
+            remedy=f"check that the host reaches {settings.source.repository}",
+        )
+    )
+
+
+def _archive_job(settings: LlamaCppSettings, planned: Build, archive: Artifact) -> Job:
+    return Job(
+        name=f"llama.cpp-source-{planned.name}",
+        title=f"fetching llama.cpp {settings.commit[:7]}",
+        script=fetch_lines((archive,), planned.work) + source_script(settings, planned),
+        probe=fetch_probe((archive,), planned.work),
+        progress=lambda lines: fetch_progress((archive,), lines),
+        remedy="check llama_cpp.archive and that the host reaches its url",
+    )
+
+
+def compile_job(settings: LlamaCppSettings, planned: Build, cuda: bool) -> Job:
+    """The job that compiles; it has no network, so it can't download what wasn't locked."""
+    facts = system()
+    jobs = job_count(settings, facts.cores, facts.memory_available, cuda)
+    return Job(
+        name=f"llama.cpp-build-{planned.name}",
+        title=f"building llama.cpp {planned.name}",
+        script=build_script(planned, jobs),
+        probe=BUILD_PROBE,
+        progress=build_progress,
+        network=False,
+        remedy="if a compiler was killed, lower llama_cpp.jobs",
+    )

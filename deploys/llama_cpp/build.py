@@ -1,0 +1,259 @@
+"""What makes a llama.cpp build: its key, its CMake definitions, its scripts. Pure.
+
+Upstream behaviour relied on (llama.cpp's CMakeLists.txt and cmake/build-info.cmake): the build
+number and commit come from git unless ``LLAMA_BUILD_NUMBER`` and ``LLAMA_BUILD_COMMIT`` are
+passed; ``LLAMA_USE_PREBUILT_UI`` (default on) downloads the web UI; ninja prints ``[done/total]``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deploys.common.progress import Amount
+from deploys.common.shell import digest, operand, word
+from facts.llama_cpp import WORK_PREFIX
+from inventories.settings import (
+    BUILDS_ROOT,
+    ArchiveSource,
+    CudaSettings,
+    GitSource,
+    LlamaCppSettings,
+)
+
+# What a compile job may take of memory at its worst: nvcc on the flash attention kernels, g++.
+CUDA_JOB_BYTES = 4 * 1024**3
+CPU_JOB_BYTES = 1024**3
+PROJECT = "llama.cpp"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What of a host shapes a build.
+
+    + platform: such as ``debian12``: binaries link its libraries
+    + architecture: as ``uname -m`` says it
+    + cpu: model name; a native build is made for it
+    + architectures: CUDA compute capabilities of its GPUs, such as ``("89",)``
+    """
+
+    platform: str
+    architecture: str
+    cpu: str
+    architectures: tuple[str, ...] = ()
+
+
+class BuildError(ValueError):
+    """These settings make no build on this machine; the message names the setting to change."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """A build as it will be: where it goes, and everything that shapes it.
+
+    + name: folder below ``/opt/llama.cpp``: number, commit, and the build key's hash
+    + inputs: what the hash is made of; goes into the manifest
+    + definitions: for CMake
+    """
+
+    name: str
+    inputs: Mapping[str, Any]
+    definitions: Mapping[str, str]
+    targets: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        """Where the finished build lies."""
+        return f"{BUILDS_ROOT}/{self.name}"
+
+    @property
+    def work(self) -> str:
+        """Where it is made."""
+        return f"{BUILDS_ROOT}/{WORK_PREFIX}{self.name}"
+
+    @property
+    def server(self) -> str:
+        """The llama-server binary."""
+        return f"{self.path}/bin/llama-server"
+
+
+def plan_build(settings: LlamaCppSettings, cuda: CudaSettings, machine: Machine) -> Build:
+    """The build that these settings make on that machine; BuildError when they make none."""
+    definitions = cmake_definitions(settings, cuda, machine)
+    inputs = {
+        "source": _source(settings),
+        "definitions": definitions,
+        "targets": sorted(settings.targets),
+        "platform": machine.platform,
+        "architecture": machine.architecture,
+        "cpu": machine.cpu if settings.native else None,
+        "cuda": _toolkit(cuda),
+    }
+    name = f"b{settings.build_number}-{settings.commit[:7]}-{digest(inputs)}"
+    return Build(name, inputs, definitions, settings.targets)
+
+
+def _source(settings: LlamaCppSettings) -> Mapping[str, str]:
+    if isinstance(settings.source, GitSource):
+        return {"commit": settings.source.commit}
+    return {
+        "sha256": settings.source.artifact.sha256,
+        "subdirectory": settings.source.subdirectory,
+    }
+
+
+def _toolkit(cuda: CudaSettings) -> Any:
+    """What of the toolkit shapes a build: its pins, not where they were fetched from."""
+    if cuda.provider == "none":
+        return None
+    pins = [wheel.sha256 for wheel in cuda.wheels]
+    pins += [package.sha256 for repo in cuda.repositories for package in repo.packages]
+    return {"provider": cuda.provider, "root": cuda.root, "pins": sorted(pins)}
+
+
+def cmake_definitions(
+    settings: LlamaCppSettings, cuda: CudaSettings, machine: Machine
+) -> dict[str, str]:
+    """CMake definitions by name; BuildError where an extra one collides with one of ours."""
+    managed = {
+        "CMAKE_BUILD_TYPE": "Release",
+        "BUILD_SHARED_LIBS": "OFF",
+        "GGML_NATIVE": _switch(settings.native),
+        "GGML_CCACHE": _switch(settings.ccache),
+        "GGML_CUDA": _switch(cuda.root is not None),
+        "LLAMA_BUILD_TESTS": "OFF",
+        "LLAMA_BUILD_EXAMPLES": "OFF",
+        "LLAMA_USE_PREBUILT_UI": "OFF",
+        "LLAMA_BUILD_NUMBER": str(settings.build_number),
+        "LLAMA_BUILD_COMMIT": settings.commit[:7],
+    }
+    if cuda.root is not None:
+        managed |= _cuda_definitions(settings, cuda.root, machine)
+    collisions = sorted(set(managed) & set(settings.cmake))
+    if collisions:
+        raise BuildError(
+            f"llama_cpp.cmake sets {', '.join(collisions)}, which llamaherd manages: remove it"
+        )
+    return managed | dict(settings.cmake)
+
+
+def _cuda_definitions(settings: LlamaCppSettings, root: str, machine: Machine) -> dict[str, str]:
+    architectures = settings.architectures or machine.architectures
+    if not architectures:
+        raise BuildError(
+            "no GPU was found and llama_cpp.architectures is not set: set it, such as "
+            '["89"] for an RTX 4090, mend the driver, or use cuda: {provider: none}'
+        )
+    return {
+        "CMAKE_CUDA_COMPILER": f"{root}/bin/nvcc",
+        "CUDAToolkit_ROOT": root,
+        "CMAKE_CUDA_ARCHITECTURES": ";".join(f"{name}-real" for name in sorted(set(architectures))),
+        # The toolkit isn't in the loader's path: without this the server dies at its start.
+        "CMAKE_BUILD_RPATH": f"{root}/lib64",
+    }
+
+
+def _switch(on: bool) -> str:
+    return "ON" if on else "OFF"
+
+
+def job_count(settings: LlamaCppSettings, cores: int, memory: int, cuda: bool) -> int:
+    """How many compile jobs at once: by cores, by ``memory`` (bytes available), by the setting."""
+    by_memory = memory // (CUDA_JOB_BYTES if cuda else CPU_JOB_BYTES)
+    bounds = [cores, by_memory] + ([settings.jobs] if settings.jobs else [])
+    return max(1, min(bounds))
+
+
+def source_script(settings: LlamaCppSettings, build: Build) -> str:
+    """The script that leaves the source unpacked at ``<work>/source``, whole or not at all.
+
+    For an archive, the fetch of it to ``<work>/source.tar`` must have been put before.
+    """
+    work = operand(build.work)
+    head = f"mkdir -p {work}\nrm -rf {work}/source.new {work}/build\n"
+    if isinstance(settings.source, ArchiveSource):
+        body = _unpack(settings.source, work)
+    else:
+        body = _clone(settings.source, work)
+    return f"{head}{body}mv -T {work}/source.new {work}/source\nrm -f {work}/source.tar\n"
+
+
+def _unpack(source: ArchiveSource, work: str) -> str:
+    member = source.subdirectory.strip("/")
+    depth = len(member.split("/")) if member else 0
+    return (
+        f"mkdir {work}/source.new\n"
+        f"echo unpacking\n"
+        f"tar --extract --file {work}/source.tar --directory {work}/source.new "
+        f"--no-same-owner --strip-components={depth} {operand(member) if member else ''}\n"
+        f"[ -f {work}/source.new/CMakeLists.txt ] || "
+        f"{{ echo 'no CMakeLists.txt there: check llama_cpp.archive.subdirectory' >&2; exit 1; }}\n"
+    )
+
+
+def _clone(source: GitSource, work: str) -> str:
+    # Not every server gives out a bare commit: then the whole history is fetched.
+    repository, commit = operand(source.repository), operand(source.commit)
+    git = f"git -C {work}/source.new"
+    return (
+        f"git init --quiet {work}/source.new\n"
+        f"{git} fetch --depth 1 --no-tags {repository} {commit} || "
+        f"{git} fetch --tags {repository} '+refs/heads/*:refs/remotes/origin/*'\n"
+        f"{git} -c advice.detachedHead=false checkout --quiet {commit}\n"
+        f'[ "$({git} rev-parse HEAD)" = {commit} ]\n'
+    )
+
+
+def build_script(build: Build, jobs: int) -> str:
+    """The script that configures, compiles, checks and installs a build from its source."""
+    definitions = " ".join(word(f"-D{key}={value}") for key, value in build.definitions.items())
+    targets = " ".join(map(operand, build.targets))
+    manifest = json.dumps({"name": build.name, **build.inputs}, sort_keys=True)
+    number = build.definitions["LLAMA_BUILD_NUMBER"]
+    commit = build.definitions["LLAMA_BUILD_COMMIT"]
+    return f"""work={operand(build.work)}
+export CCACHE_DIR=/var/cache/llamaherd/ccache CCACHE_BASEDIR=$work CCACHE_NOHASHDIR=1
+export CCACHE_COMPILERCHECK=content
+started=$(date +%s)
+cmake -S "$work/source" -B "$work/build" -G Ninja {definitions}
+ninja -C "$work/build" -j {jobs} {targets}
+rm -rf -- "$work/install"
+mkdir -p "$work/install/bin"
+for target in {targets}; do cp -- "$work/build/bin/$target" "$work/install/bin/"; done
+cd "$work/install"
+if [ -x bin/llama-server ] && ldd bin/llama-server | grep -q 'not found'; then
+  # Without a driver a CUDA build can't start here; with one it must.
+  ldd bin/llama-server | grep 'not found' | grep -v 'libcuda\\.so\\.1' && exit 1
+elif [ -x bin/llama-server ]; then
+  bin/llama-server --version 2>&1 | grep -F '(build {number}, commit {commit})' ||
+    bin/llama-server --version 2>&1 | grep -F '{number} ({commit}'
+  bin/llama-server --help > help.txt 2>&1
+fi
+options=$(grep -oE -e '--[a-z][a-z0-9-]+' help.txt 2>/dev/null | sort -u | tr '\\n' ' ' || :)
+rm -f help.txt
+printf '%s\\n' {word(manifest)} |
+  sed "s|}}\\$|, \\"seconds\\": $(($(date +%s) - started)), \\"options\\": \\"$options\\"}}|" \\
+  > manifest.json
+chmod -R a-w .
+cd /
+final={operand(build.path)}
+if [ -e "$final" ]; then chmod -R u+w "$final"; rm -rf -- "$final"; fi
+chmod u+w "$work/install"
+sync -f "$work/install"
+mv -T "$work/install" "$final"
+rm -rf -- "$work"
+"""
+
+
+_STEP = re.compile(r"\[(\d+)/(\d+)\]")
+
+BUILD_PROBE = r"tail -c 20000 log 2>/dev/null | grep -o '^\[[0-9]*/[0-9]*\]' | tail -n 1"
+
+
+def build_progress(lines: list[str]) -> Amount | None:
+    """Ninja's own count, as :data:`BUILD_PROBE` prints it."""
+    match = _STEP.search(" ".join(lines))
+    return Amount(int(match[1]), int(match[2])) if match else None

@@ -1,0 +1,298 @@
+"""llama-server: one systemd service a server, started only when its model answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import gevent
+from pyinfra import logger
+from pyinfra.api import FunctionCommand, StringCommand, deploy
+from pyinfra.api.exceptions import ConnectError
+from pyinfra.api.host import Host
+from pyinfra.api.state import State
+
+from deploys.common.files import (
+    ManagedFile,
+    is_current,
+    read_states,
+    remove_files,
+    write_files,
+)
+from deploys.common.jobs import remote
+from deploys.common.operations import (
+    Commands,
+    HostError,
+    current_host,
+    current_state,
+    host_operation,
+    host_settings,
+    read,
+    system,
+)
+from deploys.common.progress import DISPLAY, Track, human_seconds
+from deploys.common.secrets import secret
+from deploys.common.shell import operand
+from deploys.common.summary import record_failure
+from deploys.llama_cpp import host_build
+from deploys.llama_server.unit import (
+    Instance,
+    ServerError,
+    account_file,
+    config_hash,
+    obsolete_files,
+    render_unit,
+    server_files,
+)
+from facts.files import FileState
+from facts.servers import UNITS, LlamaServers, ServersState, ServerState, unit_name
+from facts.system import Listener
+from inventories.settings import HostSettings, ServerSettings
+
+LOG_LINES = 20
+
+
+@deploy("llama-server")
+def llama_server(settings: HostSettings | None = None) -> None:
+    """Have exactly the declared servers running, as declared.
+
+    + settings: default to the host's own; a server needs the host's llama_cpp and models too
+    """
+    settings = settings or host_settings()
+    if settings.llama_cpp is not None or settings.servers:
+        servers(settings=settings)
+
+
+@host_operation
+def servers(settings: HostSettings) -> Commands:
+    """Lay down units, keys and account; start what doesn't run as declared; stop what isn't ours
+    to run any more (a unit that carries our mark and is declared no longer).
+
+    + settings: of the whole host
+    """
+    binary = _binary(settings)
+    state = read(
+        LlamaServers,
+        names=[server.name for server in settings.servers],
+        builds=[binary.removesuffix("/bin/llama-server")] if binary else [],
+    )
+    instances = [_instance(settings, server, binary, state) for server in settings.servers]
+    files = wanted_files(instances)
+    yield from converge(instances, files, state)
+
+
+def _binary(settings: HostSettings) -> str:
+    if not settings.servers:
+        return ""
+    if settings.llama_cpp is None or settings.cuda is None:
+        raise HostError("a server needs llama_cpp and cuda on its host: declare both")
+    return host_build(settings.llama_cpp, settings.cuda).server
+
+
+def _instance(
+    settings: HostSettings, server: ServerSettings, binary: str, state: ServersState
+) -> Instance:
+    return Instance(
+        server=server,
+        model=settings.model(server.model),
+        binary=binary,
+        options=state.options.get(binary.removesuffix("/bin/llama-server"), frozenset()),
+        gpu=settings.cuda is not None and settings.cuda.provider != "none",
+        api_key=None if server.api_key is None else secret(server.api_key),
+    )
+
+
+def wanted_files(instances: Sequence[Instance]) -> dict[str, tuple[ManagedFile, ...]]:
+    """Files by server name, the account's under the empty name; HostError for bad settings."""
+    try:
+        files = {instance.server.name: server_files(instance) for instance in instances}
+    except ServerError as error:
+        raise HostError(str(error)) from error
+    return {"": (account_file(),), **files} if files else {}
+
+
+def converge(
+    instances: Sequence[Instance],
+    files: Mapping[str, tuple[ManagedFile, ...]],
+    state: ServersState,
+) -> Commands:
+    """Commands from the state of the host to the declared servers."""
+    flat = [file for group in files.values() for file in group]
+    obsolete = obsolete_files(instances)
+    states = read_states(flat, also=obsolete)
+    needs = {
+        instance.server.name: reasons(instance, state.servers[instance.server.name], files, states)
+        for instance in instances
+    }
+    for instance in instances:
+        if needs[instance.server.name]:
+            require_startable(instance, state.servers[instance.server.name])
+    yield from _remove_undeclared(state.others)
+    yield from write_files(flat, states)
+    yield from remove_files(obsolete, states)
+    if instances and not state.account:
+        yield "systemd-sysusers /etc/sysusers.d/llama-server.conf"
+    if any(_stale_unit(i, state, files, states) for i in instances):
+        yield "systemctl daemon-reload"
+    yield from _enable(instances, state)
+    yield from _start(instances, needs)
+
+
+def _stale_unit(
+    instance: Instance,
+    state: ServersState,
+    files: Mapping[str, tuple[ManagedFile, ...]],
+    states: Mapping[str, FileState],
+) -> bool:
+    name = instance.server.name
+    unit = files[name][0]
+    return state.servers[name].needs_reload or not is_current(unit, states.get(unit.path))
+
+
+def reasons(
+    instance: Instance,
+    state: ServerState,
+    files: Mapping[str, tuple[ManagedFile, ...]],
+    states: Mapping[str, FileState],
+) -> tuple[str, ...]:
+    """Why a server must be (re)started, from what its process really is; empty when it needn't."""
+    found = []
+    if state.active != "active":
+        found.append(f"it is {state.active}")
+    elif state.config != config_hash(render_unit(instance)):
+        found.append("its process was started with another configuration")
+    elif state.executable != instance.binary:
+        found.append(f"its process runs {state.executable or 'an unknown program'}")
+    elif not state.key_current or _key_differs(instance, files, states):
+        found.append("its process was started with another API key")
+    elif state.needs_reload:
+        found.append("its unit or a drop-in changed after its start")
+    return tuple(found)
+
+
+def _key_differs(
+    instance: Instance,
+    files: Mapping[str, tuple[ManagedFile, ...]],
+    states: Mapping[str, FileState],
+) -> bool:
+    keys = [file for file in files[instance.server.name] if file.secret]
+    return any(not is_current(key, states.get(key.path)) for key in keys)
+
+
+def require_startable(instance: Instance, state: ServerState) -> None:
+    """HostError when the start would fail for a reason that is already known."""
+    name = instance.server.name
+    if state.load == "masked":
+        raise HostError(f"{unit_name(name)} is masked: run systemctl unmask {unit_name(name)}")
+    stranger = stranger_on_port(instance.server, system().listeners)
+    if stranger is not None:
+        raise HostError(
+            f"port {instance.server.port} of server {name} is taken by "
+            f"{stranger.process or stranger.unit or 'another process'}: "
+            f"stop that, or set servers.{name}.port"
+        )
+
+
+def stranger_on_port(server: ServerSettings, listeners: Iterable[Listener]) -> Listener | None:
+    """Who listens on a server's port and isn't one of our servers."""
+    for listener in listeners:
+        ours = listener.unit.startswith("llama-server@")
+        if listener.port == server.port and not ours:
+            return listener
+    return None
+
+
+def _remove_undeclared(names: Iterable[str]) -> Commands:
+    for name in names:
+        unit = unit_name(name)
+        logger.info(f"{current_host().print_prefix}{unit} is declared no longer: removing it")
+        yield f"systemctl disable --now -- {operand(unit)}"
+        yield f"rm -rf -- {operand(f'{UNITS}/{unit}')} {operand(f'/etc/llama-server/{name}')}"
+        yield "systemctl daemon-reload"
+
+
+def _enable(instances: Sequence[Instance], state: ServersState) -> Commands:
+    for instance in instances:
+        name = instance.server.name
+        if state.servers[name].enabled != "enabled":
+            yield f"systemctl enable --quiet -- {operand(unit_name(name))}"
+
+
+def _start(instances: Sequence[Instance], needs: Mapping[str, tuple[str, ...]]) -> Commands:
+    for instance in instances:
+        name = instance.server.name
+        unit = unit_name(name)
+        if not needs[name]:
+            current_host().noop(f"{unit} runs as declared")
+            continue
+        if current_state().is_executing:
+            logger.info(f"{current_host().print_prefix}starting {unit}: {', '.join(needs[name])}")
+        yield f"systemctl reset-failed -- {operand(unit)} 2>/dev/null || :"
+        yield f"systemctl restart --no-block -- {operand(unit)}"
+        yield FunctionCommand(_watch, (name, instance.server.ready_timeout), {})
+
+
+@dataclass(frozen=True)
+class Start:
+    """One look at a start: whether systemd's job still runs, and what the unit is now."""
+
+    job: bool
+    active: str
+    sub: str
+    result: str
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        return self.sub in ("auto-restart", "failed") or not self.job
+
+
+def parse_start(lines: list[str]) -> Start:
+    """The output of ``systemctl show -p Job,ActiveState,SubState,Result``."""
+    values = dict(line.split("=", 1) for line in lines if "=" in line)
+    return Start(
+        job=values.get("Job", "0") not in ("", "0"),
+        active=values.get("ActiveState", ""),
+        sub=values.get("SubState", ""),
+        result=values.get("Result", ""),
+    )
+
+
+def _watch(state: State, host: Host, name: str, timeout: int) -> bool:
+    """Wait for the end of the start job; on failure show the server's own last words."""
+    unit = operand(unit_name(name))
+    show = StringCommand(f"systemctl show -p Job,ActiveState,SubState,Result -- {unit}")
+    track = Track()
+    began = track.clock()
+    try:
+        while True:
+            start = parse_start(remote(state, host, show).stdout_lines)
+            if start.over:
+                return _judge(state, host, name, start, timeout)
+            waited = human_seconds(track.clock() - began)
+            DISPLAY.show(host.name, f"starting {unit}", f"loading the model, {waited}")
+            gevent.sleep(1)
+    except ConnectError as error:
+        logger.error(f"{host.print_prefix}{unit}: {error}")
+        record_failure(host.name, f"lost the connection while {unit} was starting: run again")
+        return False
+    finally:
+        DISPLAY.finish(host.name)
+
+
+def _judge(state: State, host: Host, name: str, start: Start, timeout: int) -> bool:
+    if start.active == "active":
+        return True
+    unit = unit_name(name)
+    log = StringCommand(f"journalctl -u {operand(unit)} -n {LOG_LINES} --no-pager -o cat")
+    for line in remote(state, host, log).stdout_lines:
+        logger.error(f"{host.print_prefix}  {line}")
+    why = f"{unit} did not start ({start.result}): its last log lines are above"
+    if start.result == "timeout":
+        why = (
+            f"{unit} did not answer within {timeout} s: its last log lines are above; "
+            f"if it was still loading, raise servers.{name}.ready_timeout"
+        )
+    record_failure(host.name, why)
+    logger.error(f"{host.print_prefix}{why}")
+    return False

@@ -1,0 +1,18 @@
+@{mark}: the next converge undoes changes here.
+# Ends when the server is healthy and lists its model; fails when the server ends before that.
+# The API key travels on curl's standard input, never in an argument.
+url=@{url}
+
+ask() {
+  key=${CREDENTIALS_DIRECTORY:-/nonexistent}/api-key
+  if [ -r "$key" ]; then
+    printf 'header = "Authorization: Bearer %s"\n' "$(sed 's/[\\"]/\\&/g' "$key")"
+  fi | curl --config - --fail --silent --max-time 10 --noproxy '*' "$url$1"
+}
+
+while kill -0 "$MAINPID" 2>/dev/null; do
+  if ask /health >/dev/null && ask /v1/models | grep -qF @{alias}; then exit 0; fi
+  sleep 0.5
+done
+echo "llama-server ended before it answered" >&2
+exit 1

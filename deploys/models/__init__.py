@@ -1,0 +1,96 @@
+"""Model files: resumed after an interruption, verified before the rename, then only stat'ed."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping, Sequence
+
+from pyinfra.api import deploy
+
+from deploys.common.downloads import Fetch, fetch_artifacts
+from deploys.common.operations import (
+    Commands,
+    HostError,
+    current_host,
+    host_operation,
+    host_settings,
+    read,
+    system,
+)
+from deploys.common.progress import human_bytes
+from deploys.common.secrets import secret
+from deploys.common.shell import digest
+from facts.models import ModelFile, ModelFiles
+from inventories.settings import Artifact, ModelSettings
+
+# What is left free on the disk when every file is there.
+MARGIN = 1024**3
+
+
+@deploy("Models")
+def models(settings: Sequence[ModelSettings] | None = None) -> None:
+    """Bring every model that the host's servers use.
+
+    + settings: default to the host's own
+    """
+    wanted = host_settings().models if settings is None else settings
+    if wanted:
+        model_files(models=tuple(wanted))
+
+
+@host_operation
+def model_files(models: Sequence[ModelSettings]) -> Commands:
+    """Have all files of these models, verified.
+
+    + models: what to have, each in its own directory
+    """
+    states = read(ModelFiles, paths=[path for model in models for path in paths(model)])
+    missing = {model.name: missing_files(model, states) for model in models}
+    require_space(models, states)
+    for model in models:
+        if not missing[model.name]:
+            current_host().noop(f"model {model.name} is there, verified")
+            continue
+        yield from fetch_artifacts(fetch(model, missing[model.name]))
+
+
+def paths(model: ModelSettings) -> list[str]:
+    """Absolute paths of a model's files."""
+    return [posixpath.join(model.directory, file.name) for file in model.files]
+
+
+def missing_files(model: ModelSettings, states: Mapping[str, ModelFile]) -> tuple[Artifact, ...]:
+    """Files that aren't there, or aren't the bytes that were verified."""
+    return tuple(
+        file
+        for file, path in zip(model.files, paths(model), strict=True)
+        if states[path].verified != file.sha256
+    )
+
+
+def require_space(models: Sequence[ModelSettings], states: Mapping[str, ModelFile]) -> None:
+    """HostError when what is still to come doesn't fit on the disk."""
+    to_come = 0
+    for model in models:
+        for file in missing_files(model, states):
+            state = states[posixpath.join(model.directory, file.name)]
+            to_come += max(0, file.size - max(state.partial, state.size or 0))
+    free = system().disk_free.get("/var/lib", 0)
+    if to_come and to_come + MARGIN > free:
+        raise HostError(
+            f"models need {human_bytes(to_come)} more and {human_bytes(MARGIN)} to spare, "
+            f"/var/lib has {human_bytes(free)}: make room, or choose a smaller quant"
+        )
+
+
+def fetch(model: ModelSettings, files: tuple[Artifact, ...]) -> Fetch:
+    """The transfer of some of a model's files."""
+    token = secret(model.token) if model.token is not None else None
+    return Fetch(
+        name=f"model-{digest([model.directory, [file.sha256 for file in files]])}",
+        title=f"fetching {model.name}",
+        artifacts=files,
+        directory=model.directory,
+        header=None if token is None else f"Authorization: Bearer {token}",
+        remedy="check that the host reaches the model's source; the next run goes on from here",
+    )

@@ -1,0 +1,73 @@
+"""Which llama.cpp builds a host has, and which sources lie ready to be built."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+from facts.sections import SECTION, split_sections
+
+BUILDS = "/opt/llama.cpp"
+WORK_PREFIX = ".work-"
+
+
+@dataclass(frozen=True)
+class LlamaCppState:
+    """What lies below ``/opt/llama.cpp``.
+
+    + builds: manifest by build name; only finished builds have one
+    + prepared: names of builds whose source lies unpacked, not yet built
+    """
+
+    builds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    prepared: frozenset[str] = frozenset()
+
+
+_SCRIPT = f"""
+for manifest in {BUILDS}/*/manifest.json; do
+  [ -f "$manifest" ] || continue
+  echo "{SECTION}build $(basename "$(dirname "$manifest")")"; cat "$manifest"
+done
+for source in {BUILDS}/{WORK_PREFIX}*/source; do
+  [ -d "$source" ] && echo "{SECTION}prepared $(basename "$(dirname "$source")")"
+done
+true
+"""
+
+
+class LlamaCppBuilds(FactBase[LlamaCppState]):
+    """Finished builds with their manifests, and prepared sources."""
+
+    def command(self) -> str:
+        return f"sh -c {shlex.quote(_SCRIPT)}"
+
+    @staticmethod
+    def default() -> LlamaCppState:
+        return LlamaCppState()
+
+    def process(self, output: list[str]) -> LlamaCppState:
+        return parse_builds(output)
+
+
+def parse_builds(output: list[str]) -> LlamaCppState:
+    """The command's lines as a value; FactProcessError for a manifest that isn't JSON."""
+    builds: dict[str, Mapping[str, Any]] = {}
+    prepared = set()
+    for title, lines in split_sections(output).items():
+        kind, _, name = title.partition(" ")
+        if kind == "prepared":
+            prepared.add(name.removeprefix(WORK_PREFIX))
+            continue
+        try:
+            builds[name] = json.loads("\n".join(lines))
+        except ValueError as error:
+            raise FactProcessError(
+                f"{BUILDS}/{name}/manifest.json is damaged ({error}): remove that folder"
+            ) from error
+    return LlamaCppState(builds, frozenset(prepared))

@@ -1,0 +1,166 @@
+"""llama-server instances on a host: their units, their processes, and whether both still agree.
+
+One remote command answers for all servers. What a process was started with is read from the
+process itself (``/proc``), never from what we wrote: so a run that died between writing a unit
+and restarting it is seen.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+from facts.sections import SECTION, split_sections
+
+UNITS = "/etc/systemd/system"
+MARK = "# Managed by llamaherd"
+CONFIG_VARIABLE = "LLAMAHERD_CONFIG"
+
+
+def unit_name(server: str) -> str:
+    """Name of a server's unit."""
+    return f"llama-server@{server}.service"
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """One unit and its process.
+
+    + load, active, sub, enabled: as ``systemctl show`` says: ``LoadState``, ``ActiveState``,
+      ``SubState``, ``UnitFileState`` (empty without a unit file)
+    + pid: of the main process; 0 when there is none
+    + restarts: how often systemd restarted it by itself
+    + needs_reload: the unit on disk isn't the one systemd knows
+    + drop_ins: paths of the administrator's own additions
+    + executable: what the process runs; ends in `` (deleted)`` when that file is gone
+    + config: the configuration hash that the process was started with; empty when it has none
+    + key_current: False when the process runs with another API key than the file holds
+    """
+
+    name: str
+    load: str = "not-found"
+    active: str = "inactive"
+    sub: str = "dead"
+    enabled: str = ""
+    pid: int = 0
+    restarts: int = 0
+    needs_reload: bool = False
+    drop_ins: tuple[str, ...] = ()
+    executable: str = ""
+    config: str = ""
+    key_current: bool = True
+
+
+@dataclass(frozen=True)
+class ServersState:
+    """All servers asked for, and the units of ours that nobody asked for.
+
+    + account: whether the system account of the servers exists
+    + options: long options that a build's llama-server knows, by build path; from its manifest
+    + others: names of servers whose unit carries our mark and wasn't asked for
+    """
+
+    account: bool = False
+    servers: Mapping[str, ServerState] = field(default_factory=dict)
+    options: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+
+
+_PROPERTIES = (
+    "LoadState,ActiveState,SubState,UnitFileState,MainPID,NRestarts,NeedDaemonReload,DropInPaths"
+)
+
+_SCRIPT = r"""
+look() {
+  unit="llama-server@$1.service"
+  echo "@SECTION@server $1"
+  systemctl show -p @PROPERTIES@ -- "$unit"
+  pid=$(systemctl show -P MainPID -- "$unit")
+  [ "${pid:-0}" != 0 ] || return 0
+  echo "Executable=$(readlink "/proc/$pid/exe")"
+  tr '\0' '\n' < "/proc/$pid/environ" 2>/dev/null | sed -n 's/^@VARIABLE@=/Config=/p'
+  key=/etc/llama-server/$1/api-key running=/run/credentials/$unit/api-key
+  { [ -e "$key" ] || [ -e "$running" ]; } || return 0
+  cmp -s -- "$key" "$running" || echo KeyCurrent=no
+}
+echo @SECTION@account; id -u llama-server 2>/dev/null
+echo @SECTION@units; grep -ls '^@MARK@' @UNITS@/llama-server@*.service 2>/dev/null
+"""
+
+
+class LlamaServers(FactBase[ServersState]):
+    """State of the given servers, of our other units, and what given builds can do.
+
+    + names: servers to ask about; a server without a unit answers ``not-found``
+    + builds: paths of builds whose options are wanted
+    """
+
+    def command(self, names: Sequence[str], builds: Sequence[str] = ()) -> str:
+        script = (
+            _SCRIPT.replace("@SECTION@", SECTION)
+            .replace("@PROPERTIES@", _PROPERTIES)
+            .replace("@VARIABLE@", CONFIG_VARIABLE)
+            .replace("@MARK@", MARK)
+            .replace("@UNITS@", UNITS)
+        )
+        for name in names:
+            script += f"look {shlex.quote(name)}\n"
+        for build in builds:
+            manifest = shlex.quote(f"{build}/manifest.json")
+            script += f"echo {shlex.quote(f'{SECTION}options {build}')}\n"
+            script += f"""sed -n 's/.*"options": "\\([^"]*\\)".*/\\1/p' {manifest} 2>/dev/null\n"""
+        return f"sh -c {shlex.quote(script + 'true')}"
+
+    @staticmethod
+    def default() -> ServersState:
+        return ServersState()
+
+    def process(self, output: list[str]) -> ServersState:
+        return parse_servers(output)
+
+
+def parse_servers(output: list[str]) -> ServersState:
+    """The command's lines as a value; FactProcessError when systemd's answer isn't understood."""
+    servers = {}
+    options = {}
+    others: list[str] = []
+    account = False
+    for title, lines in split_sections(output).items():
+        kind, _, name = title.partition(" ")
+        if kind == "server":
+            servers[name] = _server(name, lines)
+        elif kind == "options":
+            options[name] = frozenset(" ".join(lines).split())
+        elif kind == "account":
+            account = bool(lines)
+        elif kind == "units":
+            others = [
+                line.rpartition("llama-server@")[2].removesuffix(".service") for line in lines
+            ]
+    unasked = tuple(sorted(set(others) - set(servers)))
+    return ServersState(account, servers, options, unasked)
+
+
+def _server(name: str, lines: list[str]) -> ServerState:
+    values = dict(line.split("=", 1) for line in lines if "=" in line)
+    try:
+        return ServerState(
+            name=name,
+            load=values["LoadState"],
+            active=values["ActiveState"],
+            sub=values["SubState"],
+            enabled=values.get("UnitFileState", ""),
+            pid=int(values.get("MainPID", "0")),
+            restarts=int(values.get("NRestarts", "0")),
+            needs_reload=values.get("NeedDaemonReload") == "yes",
+            drop_ins=tuple(values.get("DropInPaths", "").split()),
+            executable=values.get("Executable", ""),
+            config=values.get("Config", ""),
+            key_current=values.get("KeyCurrent") != "no",
+        )
+    except (KeyError, ValueError) as error:
+        raise FactProcessError(f"cannot read the state of {unit_name(name)}: {error}") from error
