@@ -16,13 +16,14 @@ from pyinfra.api.exceptions import FactProcessError
 from pyinfra.api.facts import FactBase
 
 from facts.sections import SECTION, split_sections
+from facts.values import FactValue
 
 DEFAULT_ROOTS = ("/usr/local/cuda*", "/opt/cuda/*")
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Toolkit:
+class Toolkit(FactValue):
     """A CUDA toolkit on the host.
 
     + root: directory that holds ``bin/nvcc``
@@ -36,7 +37,7 @@ class Toolkit:
 
 
 @dataclass(frozen=True)
-class CudaState:
+class CudaState(FactValue):
     """What a host has of CUDA.
 
     + toolkits: by root

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pyinfra.api.exceptions import FactProcessError
 from pyinfra.api.facts import FactBase
 
+from facts.values import FactValue
+
 _FIELDS = "index,name,uuid,memory.total,memory.free,driver_version"
 _SMI = "timeout 60 nvidia-smi --format=csv,noheader,nounits --query-gpu="
 
@@ -60,7 +62,7 @@ class GpuError(FactProcessError):
 
 
 @dataclass(frozen=True)
-class Gpu:
+class Gpu(FactValue):
     """One GPU.
 
     + index: as CUDA counts with ``CUDA_DEVICE_ORDER=PCI_BUS_ID``

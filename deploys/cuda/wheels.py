@@ -153,7 +153,7 @@ for part in "$staging"/unpacked/nvidia/*/; do
   for folder in bin include lib nvvm; do
     [ -d "$part$folder" ] || continue
     mkdir -p "$new/$folder"
-    cp -al -- "$part$folder/." "$new/$folder/"
+    cp -alf -- "$part$folder/." "$new/$folder/"
   done
 done
 mkdir "$new/licences"

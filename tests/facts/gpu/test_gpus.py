@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyinfra.api.exceptions import FactProcessError
+from pyinfra_cli.util import json_encode
 
 from facts.gpu import GPU_QUERY, Gpu, GpuError, Gpus, parse_gpus
 
@@ -107,3 +108,8 @@ def test_a_failure_is_told_with_its_exit_status(tmp_path: Path) -> None:
 
 def test_a_silent_success_is_a_host_without_gpus(tmp_path: Path) -> None:
     assert parse_gpus(query(tmp_path, "exit 0")) == ()
+
+
+def test_pyinfras_command_line_can_print_the_fact() -> None:
+    printed = json.loads(json.dumps(parse_gpus([f"{ROW}, 8.6"]), default=json_encode))
+    assert printed[0]["name"] == "NVIDIA GeForce RTX 3090"
