@@ -1,0 +1,158 @@
+"""pyinfra's door: the fleet as pyinfra's groups and host data, or one clean error.
+
+``/inventory.py`` calls :func:`pyinfra_groups`. Everything that can be wrong with fleet, lock and
+secrets is found here, before any host is reached, and raised as pyinfra's ``InventoryError``: one
+message, exit status 1. (Upstream facts: pyinfra 3.10, pyinfra_cli/inventory.py, cli.py, main.py.)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+from pyinfra.api.exceptions import InventoryError
+
+from inventories.fleet import Fleet, load_fleet
+from inventories.lock import Lock, check_lock, read_lock
+from inventories.resolve import UnlockedError, resolve_host
+from inventories.secrets import Secret, SecretError, resolve_secret
+from inventories.settings import HostSettings, SecretReference, SshSettings, to_data
+from schemas.problems import ProblemsError
+
+DEFAULT_FLEET = "inventories/fleet.yaml"
+HIDDEN = Secret("********")
+INTERRUPTED = 128 + signal.SIGINT
+
+Groups = dict[str, Any]
+
+
+def pyinfra_groups(fleet_path: Path | None = None) -> Groups:
+    """pyinfra's groups: ``all`` with every host's data, and the fleet's own groups by name.
+
+    + fleet_path: the fleet file; None for ``$FLEET``, then ``inventories/fleet.yaml``
+
+    Raises ``InventoryError`` with every problem found; zero hosts are one.
+    """
+    _catch_interrupt()
+    path = fleet_path or Path(os.environ.get("FLEET") or DEFAULT_FLEET)
+    fleet, lock = _load(path)
+    _refuse_unknown_hosts(fleet)
+    hosts, failures = [], []
+    for name in fleet.hosts:
+        try:
+            settings = resolve_host(fleet, lock, name)
+            hosts.append((name, host_data(settings, path.parent, hide=_only_prints())))
+        except (SecretError, UnlockedError) as error:
+            failures.append(f"{path}: hosts.{name}: {error}")
+    if failures:
+        raise InventoryError("\n".join(["", *failures]))
+    groups: Groups = {group: list(names) for group, names in fleet.groups.items()}
+    return groups | {"all": hosts}
+
+
+def _load(path: Path) -> tuple[Fleet, Lock]:
+    """Fleet and lock, checked against each other."""
+    if not path.is_file():
+        raise InventoryError(
+            f"there is no fleet file {path}; set FLEET to one, or copy inventories/example.yaml "
+            f"to {DEFAULT_FLEET}"
+        )
+    try:
+        fleet = load_fleet(path)
+        lock = read_lock(path)
+    except ProblemsError as error:
+        raise InventoryError(f"\n{error}") from None
+    if not fleet.hosts:
+        raise InventoryError(f"{path}: the fleet has no host; add one under hosts:")
+    problems = check_lock(fleet, lock)
+    if problems or lock is None:
+        raise InventoryError("\n" + "\n".join(str(problem) for problem in problems))
+    return fleet, lock
+
+
+def host_data(settings: HostSettings, directory: Path, *, hide: bool = False) -> dict[str, Any]:
+    """What pyinfra is told about a host: ``fleet`` (JSON-friendly), and how to connect.
+
+    + directory: the fleet file's folder, where secrets are looked up from
+    + hide: asterisks in place of the passwords of connection and sudo
+
+    Raises :class:`inventories.secrets.SecretError`.
+    """
+    data = {"fleet": to_data(settings)} | _connection(settings.ssh)
+    # pyinfra reads these two from host data; the references alone stay in ``fleet``.
+    secrets = {"ssh_password": settings.ssh.password, "_sudo_password": settings.ssh.sudo_password}
+    for key, reference in secrets.items():
+        if reference is not None:
+            data[key] = HIDDEN if hide else _secret(reference, directory.resolve())
+    return data
+
+
+def _connection(ssh: SshSettings) -> dict[str, Any]:
+    """pyinfra's own keys. None is left out: it would fail the run (PYINFRA.md)."""
+    keys = {
+        "ssh_hostname": ssh.hostname,
+        "ssh_user": ssh.user,
+        "ssh_port": ssh.port,
+        "ssh_key": ssh.key,
+        "ssh_known_hosts_file": ssh.known_hosts,
+        "ssh_config_file": ssh.config_file,
+        "ssh_strict_host_key_checking": ssh.host_key_checking,
+        "_sudo": True if ssh.user != "root" else None,
+    }
+    return {key: value for key, value in keys.items() if value is not None}
+
+
+@cache
+def _secret(reference: SecretReference, directory: Path) -> Secret:
+    """Asked once a run: the same reference on many hosts is one question to a password manager."""
+    return resolve_secret(reference, directory)
+
+
+def _cli_options() -> Mapping[str, Any]:
+    """The options of the pyinfra command that is loading us; empty outside its command line."""
+    context = click.get_current_context(silent=True)
+    if context is None or not {"inventory", "operations"} <= set(context.params):
+        return {}
+    return context.params
+
+
+def _only_prints() -> bool:
+    """Whether this run is ``debug-inventory``, which prints all host data and connects nowhere."""
+    return tuple(_cli_options().get("operations") or ())[:1] == ("debug-inventory",)
+
+
+def _refuse_unknown_hosts(fleet: Fleet) -> None:
+    """A ``--limit`` without a match would be a run on no host that exits 0."""
+    known = {"all", *fleet.groups, *fleet.hosts}
+    for pattern in _cli_options().get("limit") or ():
+        if pattern in known or any(fnmatch(name, pattern) for name in fleet.hosts):
+            continue
+        raise InventoryError(
+            f"--limit {pattern}: the fleet {fleet.path} has no such host or group; "
+            f"its hosts: {', '.join(list(fleet.hosts)[:20])}"
+        )
+
+
+def _catch_interrupt() -> None:
+    """Under pyinfra's command line, an interrupted run exits 130: its own handler exits 0."""
+    if _cli_options():
+        signal.signal(signal.SIGINT, _interrupted)
+
+
+def _interrupted(_signal: int, _frame: FrameType | None) -> None:
+    # A second Ctrl-C, while connections are being closed, ends it at once.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    print(
+        "\nInterrupted. Builds and downloads that hosts have begun go on there; "
+        "the next run attaches to them.",
+        file=sys.stderr,
+    )
+    sys.exit(INTERRUPTED)

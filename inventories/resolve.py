@@ -1,0 +1,342 @@
+"""Joins a fleet and its lock into the settings of one host.
+
+Pure: no file is read, nothing is asked. Secrets stay references. Relative paths become absolute,
+from the fleet file's folder. What is refused: a lock that lacks a pin (:class:`UnlockedError`);
+:func:`inventories.lock.check_lock` reports all of them beforehand, with positions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from inventories.fleet import Fleet, FleetHost, default_provider, opencode_providers
+from inventories.lock import (
+    CudaPin,
+    Lock,
+    ModelPin,
+    OpenCodePin,
+    SourcePin,
+    cuda_request,
+    find_answer,
+    model_request,
+    opencode_request,
+    source_request,
+)
+from inventories.settings import (
+    DEFAULT_TARGETS,
+    MODELS_ROOT,
+    ArchiveSource,
+    Artifact,
+    CudaProvider,
+    CudaSettings,
+    GitSource,
+    HostSettings,
+    LlamaCppSettings,
+    ModelSettings,
+    OpenCodeModel,
+    OpenCodeProvider,
+    OpenCodeSettings,
+    Sampling,
+    SecretReference,
+    ServerSettings,
+    SshSettings,
+)
+
+SHORT_COMMIT = 7
+"""Digits of a commit in a build's version, as git abbreviates by default."""
+
+MAX_OUTPUT = 16384
+"""Tokens of one answer that OpenCode may ask for (it caps at 32000 itself)."""
+
+_ANY = ("0.0.0.0", "::")
+_LOOPBACK = ("localhost", "::1")
+
+
+class UnlockedError(Exception):
+    """A host's settings need a pin that the lock doesn't have; names the command that mends it."""
+
+
+def resolve_host(fleet: Fleet, lock: Lock, name: str) -> HostSettings:
+    """What the host should be. KeyError for an unknown host, :class:`UnlockedError` for no pin."""
+    host = fleet.hosts[name]
+    servers = tuple(
+        _server(fleet, host, server) for server in sorted(host.values.get("servers") or {})
+    )
+    used = sorted({server.model for server in servers})
+    return HostSettings(
+        name=name,
+        ssh=ssh_settings(fleet, host),
+        cuda=_cuda(fleet, lock, host),
+        llama_cpp=_llama_cpp(fleet, lock, host),
+        models=tuple(model_settings(fleet, lock, model) for model in used),
+        servers=servers,
+        opencode=_opencode(fleet, lock, host),
+    )
+
+
+def secret_reference(value: Mapping[str, Any] | None) -> SecretReference | None:
+    """A fleet file's ``{env: ..}``, ``{file: ..}`` or ``{command: ..}``; None for none."""
+    if not value:
+        return None
+    command = value.get("command")
+    return SecretReference(
+        env=value.get("env"),
+        file=value.get("file"),
+        command=tuple(command) if command else None,
+    )
+
+
+def ssh_settings(fleet: Fleet, host: FleetHost) -> SshSettings:
+    """How the host is reached."""
+    ssh = host.values.get("ssh") or {}
+    return SshSettings(
+        hostname=ssh.get("hostname") or host.name,
+        user=ssh.get("user") or "root",
+        port=ssh.get("port"),
+        key=_absolute(fleet, ssh.get("key")),
+        known_hosts=_absolute(fleet, ssh.get("known_hosts")),
+        config_file=_absolute(fleet, ssh.get("config_file")),
+        host_key_checking=ssh.get("host_key_checking") or "yes",
+        password=secret_reference(ssh.get("password")),
+        sudo_password=secret_reference(ssh.get("sudo_password")),
+    )
+
+
+def _absolute(fleet: Fleet, path: str | None) -> str | None:
+    """A path of the fleet file as an absolute one; symbolic links are left as they are."""
+    if path is None:
+        return None
+    return os.path.abspath(fleet.path.parent / os.path.expanduser(path))  # noqa: PTH100, PTH111
+
+
+def _unlocked(fleet: Fleet, what: str) -> UnlockedError:
+    return UnlockedError(f"the lock has no pin of {what}; run: llamaherd lock {fleet.path}")
+
+
+# CUDA and llama.cpp -----------------------------------------------------------------------------
+
+
+def _cuda(fleet: Fleet, lock: Lock, host: FleetHost) -> CudaSettings | None:
+    cuda = host.values.get("cuda")
+    if not cuda:
+        return None
+    provider: CudaProvider = cuda.get("provider") or "nvidia-repo"
+    body = cuda_request(cuda)
+    if body is None:
+        return CudaSettings(provider=provider, path=cuda.get("path"))
+    pin: CudaPin | None = find_answer(lock.cuda, body)
+    if pin is None:
+        raise _unlocked(fleet, f"cuda {body['provider']} {body['version']}")
+    return CudaSettings(
+        provider=provider,
+        version=body["version"],
+        repositories=pin.repositories,
+        wheels=tuple(_here(fleet, wheel) for wheel in pin.wheels),
+    )
+
+
+def _here(fleet: Fleet, artifact: Artifact) -> Artifact:
+    """The artifact with an absolute path; a lock holds paths as the fleet file writes them."""
+    return replace(artifact, path=_absolute(fleet, artifact.path))
+
+
+def _llama_cpp(fleet: Fleet, lock: Lock, host: FleetHost) -> LlamaCppSettings | None:
+    values = host.values.get("llama_cpp")
+    if not values:
+        return None
+    body = source_request(values)
+    pin: SourcePin | None = find_answer(lock.llama_cpp, body)
+    if pin is None:
+        raise _unlocked(fleet, f"llama_cpp {values.get('ref') or 'archive'}")
+    source: GitSource | ArchiveSource
+    if pin.archive is not None:
+        subdirectory = values["archive"].get("subdirectory") or ""
+        source = ArchiveSource(_here(fleet, pin.archive), subdirectory)
+        commit, number = str(values["commit"]), int(values["build_number"])
+    else:
+        source = GitSource(body["repository"], str(pin.commit))
+        commit, number = str(pin.commit)[:SHORT_COMMIT], int(pin.build_number or 0)
+    return LlamaCppSettings(
+        source=source,
+        build_number=number,
+        commit=commit,
+        targets=tuple(values.get("targets") or DEFAULT_TARGETS),
+        architectures=tuple(str(a) for a in values.get("architectures") or ()),
+        native=_flag(values, "native", True),
+        cmake={
+            str(key): _cmake(value)
+            for key, value in sorted((values.get("cmake") or {}).items())
+            if value is not None
+        },
+        jobs=values.get("jobs"),
+        ccache=_flag(values, "ccache", False),
+    )
+
+
+def _flag(values: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = values.get(key)
+    return default if value is None else bool(value)
+
+
+def _cmake(value: Any) -> str:
+    return ("ON" if value else "OFF") if isinstance(value, bool) else str(value)
+
+
+# Models and servers -----------------------------------------------------------------------------
+
+
+def model_settings(fleet: Fleet, lock: Lock, name: str) -> ModelSettings:
+    """A model of the fleet as files on a host."""
+    model = fleet.models[name]
+    pin: ModelPin | None = lock.models.get(name)
+    if pin is None or dict(pin.request) != model_request(fleet, name):
+        raise _unlocked(fleet, f"models {name}")
+    return ModelSettings(
+        name=name,
+        title=model_title(model),
+        directory=_directory(name, pin),
+        files=tuple(_here(fleet, file) for file in pin.files),
+        mmproj=pin.mmproj,
+        reasoning=bool(model.get("reasoning")),
+        sampling=_sampling(model.get("sampling")),
+        # A token is the hub's; another server must never see it.
+        token=secret_reference(fleet.hub.get("token")) if pin.revision else None,
+    )
+
+
+def model_title(model: Mapping[str, Any]) -> str:
+    """A model's name for people: as written, else repository and quant, else the file's name."""
+    if model.get("title"):
+        return str(model["title"])
+    hub = model.get("hub")
+    if hub:
+        return f"{hub['repo']} {hub.get('quant') or hub.get('file') or ''}".strip()
+    place = unquote(urlsplit(model["url"]).path) if model.get("url") else str(model["path"])
+    return PurePosixPath(place).name
+
+
+def _directory(name: str, pin: ModelPin) -> str:
+    if pin.revision is not None:
+        return f"{MODELS_ROOT}/{pin.request['hub']['repo']}/{pin.revision}"
+    kind = "url" if pin.files[0].url is not None else "path"
+    return f"{MODELS_ROOT}/{kind}/{name}/{pin.files[0].sha256[:16]}"
+
+
+def _sampling(*layers: Mapping[str, Any] | None) -> Sampling:
+    """Sampling settings, later layers over earlier ones."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update({key: value for key, value in (layer or {}).items() if value is not None})
+    return Sampling(**merged)
+
+
+def _server(fleet: Fleet, host: FleetHost, name: str) -> ServerSettings:
+    values = host.values["servers"][name]
+    model = fleet.models[values["model"]]
+    given = {
+        key: values[key]
+        for key in ("host", "parallel", "threads", "load_mode", "op_offload", "jinja")
+        if values.get(key) is not None
+    }
+    gpus = values.get("gpus")
+    return ServerSettings(
+        name=name,
+        model=values["model"],
+        port=values["port"],
+        context=values.get("context") or 65536,
+        address=server_address(fleet, host, name),
+        sampling=_sampling(model.get("sampling"), values.get("sampling")),
+        gpus=None if gpus in (None, "all") else tuple(str(gpu) for gpu in gpus),
+        api_key=secret_reference(values.get("api_key")),
+        extra_args=tuple(values.get("extra_args") or ()),
+        ready_timeout=values.get("ready_timeout") or 600,
+        **given,
+    )
+
+
+def server_address(fleet: Fleet, host: FleetHost, name: str) -> str | None:
+    """``host:port`` under which other hosts reach a server; None when it is bound to loopback.
+
+    The setting ``address`` comes first, then a concrete address that it binds, then the name by
+    which ssh reaches the host.
+    """
+    values = host.values["servers"][name]
+    port = values["port"]
+    if values.get("address"):
+        return _with_port(values["address"], port)
+    bound = values.get("host") or "127.0.0.1"
+    if bound in _LOOPBACK or bound.startswith("127."):
+        return None
+    reached = ssh_settings(fleet, host).hostname if bound in _ANY else bound
+    return _with_port(reached, port)
+
+
+def _with_port(address: str, port: int) -> str:
+    """An address with its port; an IPv6 one gets its brackets."""
+    if address.startswith("["):
+        return address if "]:" in address else f"{address}:{port}"
+    if address.count(":") > 1:
+        return f"[{address}]:{port}"
+    return address if ":" in address else f"{address}:{port}"
+
+
+# OpenCode ---------------------------------------------------------------------------------------
+
+
+def _opencode(fleet: Fleet, lock: Lock, host: FleetHost) -> OpenCodeSettings | None:
+    values = host.values.get("opencode")
+    if not values:
+        return None
+    body = opencode_request(values)
+    pin: OpenCodePin | None = find_answer(lock.opencode, body)
+    if pin is None:
+        raise _unlocked(fleet, f"opencode {body.get('version')}")
+    providers = opencode_providers(fleet, host.name)
+    default = default_provider(fleet, host.name)
+    if default is None:
+        raise ValueError(f"{host.name}: OpenCode without a default server")  # validation forbids it
+    return OpenCodeSettings(
+        version=pin.version,
+        artifacts={name: _here(fleet, file) for name, file in pin.artifacts.items()},
+        users=tuple(values.get("users") or ()),
+        providers=tuple(
+            _provider(fleet, host, provider, *target)
+            for provider, target in sorted(providers.items())
+        ),
+        default=default,
+    )
+
+
+def _provider(
+    fleet: Fleet, client: FleetHost, provider: str, host: str, name: str
+) -> OpenCodeProvider:
+    target = fleet.hosts[host]
+    server = _server(fleet, target, name)
+    local = host == client.name
+    address = _local_address(server) if local else server.address
+    model = fleet.models[server.model]
+    return OpenCodeProvider(
+        id=provider,
+        name="llama-server (local)" if local else f"llama-server ({host})",
+        server=f"{host}/{name}",
+        base_url=f"http://{address}/v1",
+        model=OpenCodeModel(
+            id=server.model,
+            name=model_title(model),
+            context=server.context,
+            output=min(MAX_OUTPUT, server.context // 4),
+            reasoning=bool(model.get("reasoning")),
+        ),
+        api_key=server.api_key,
+    )
+
+
+def _local_address(server: ServerSettings) -> str:
+    """``host:port`` of a server for its own host: loopback, unless it listens elsewhere only."""
+    everywhere = server.host in (*_ANY, "localhost")
+    return _with_port("127.0.0.1" if everywhere else server.host, server.port)
