@@ -1,0 +1,118 @@
+"""A merged section as plain data, with the schema's defaults filled in.
+
+The ``default`` annotations of ``schemas/fleet.schema.json`` are the only source of defaults. Plain
+data is built once for each node: hosts that share a section share its values, too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from schemas.document import Node
+from schemas.validate import load_schema, resolve
+
+Build = Callable[[Node], Any]
+
+
+class Filler:
+    """Turns nodes into values along one schema. Keep it no longer than the nodes it has seen."""
+
+    def __init__(self, schema_name: str = "fleet.schema.json") -> None:
+        self._root = load_schema(schema_name)
+        self._builders: dict[str, Build] = {}
+        self._seen: dict[tuple[str, int], tuple[Node, Any]] = {}
+
+    def fill(self, node: Node, definition: str) -> Any:
+        """``node`` as plain data, with the defaults of ``$defs/<definition>``."""
+        key = (definition, id(node))
+        seen = self._seen.get(key)
+        if seen is None:
+            if definition not in self._builders:
+                self._builders[definition] = self._builder(self._root["$defs"][definition])
+            seen = self._seen[key] = (node, self._builders[definition](node))
+        return seen[1]
+
+    def _builder(self, schema: Mapping[str, Any]) -> Build:
+        schema = resolve(schema, self._root)
+        properties: Mapping[str, Any] = schema.get("properties", {})
+        known = {name: self._builder(sub) for name, sub in properties.items()}
+        defaults = {
+            name: resolved["default"]
+            for name, resolved in ((n, resolve(s, self._root)) for n, s in properties.items())
+            if "default" in resolved
+        }
+        further = schema.get("additionalProperties")
+        extra = self._builder(further) if isinstance(further, Mapping) else None
+
+        def build(node: Node) -> Any:
+            if node.kind != "mapping":
+                return node.plain()
+            values = {}
+            for name, rule in known.items():
+                child = node.value.get(name)
+                if child is not None:
+                    values[name] = rule(child)
+                elif name in defaults:
+                    default = copy.copy(defaults[name])
+                    values[name] = (
+                        rule(Node("mapping", {}, node.mark)) if default == {} else default
+                    )
+            if extra is not None:
+                values.update({name: extra(child) for name, child in node.value.items()})
+            return values
+
+        return build
+
+
+def host_values(merged: Node, name: str, filler: Filler) -> dict[str, Any]:
+    """The effective values of a host, sections in the order of the schema.
+
+    ``ssh`` and ``servers`` are always there; the others only when the fleet file has them. CMake
+    values are text (true is ``ON``), and GPUs are text or ``all``: what their consumers take.
+    """
+    values: dict[str, Any] = {}
+    ssh = merged.get("ssh") or Node("mapping", {}, merged.mark)
+    values["ssh"] = {"hostname": name, **filler.fill(ssh, "ssh")}
+    for section, definition, tidy in (
+        ("cuda", "cuda", _tidy_cuda),
+        ("llama_cpp", "llamaCpp", _tidy_llama_cpp),
+    ):
+        node = merged.get(section)
+        if node is not None:
+            values[section] = tidy(filler.fill(node, definition))
+    servers = merged.get("servers")
+    values["servers"] = {
+        server: _tidy_server(filler.fill(node, "server"))
+        for server, node in (servers.value.items() if servers is not None else ())
+    }
+    opencode = merged.get("opencode")
+    if opencode is not None:
+        values["opencode"] = filler.fill(opencode, "opencode")
+    return values
+
+
+def _tidy_cuda(cuda: dict[str, Any]) -> dict[str, Any]:
+    """Only the vendor's repository needs the repository's defaults."""
+    if cuda["provider"] == "nvidia-repo":
+        return cuda
+    return {key: value for key, value in cuda.items() if key != "repository"}
+
+
+def _tidy_llama_cpp(build: dict[str, Any]) -> dict[str, Any]:
+    """Only a ref needs a git repository; CMake values become text."""
+    cmake = {name: _cmake_value(value) for name, value in build["cmake"].items()}
+    kept = {k: v for k, v in build.items() if k != "repository" or "archive" not in build}
+    return {**kept, "cmake": cmake}
+
+
+def _cmake_value(value: str | bool | int) -> str:
+    if isinstance(value, bool):
+        return "ON" if value else "OFF"
+    return str(value)
+
+
+def _tidy_server(server: dict[str, Any]) -> dict[str, Any]:
+    gpus = server["gpus"]
+    return {**server, "gpus": gpus if gpus == "all" else [str(gpu) for gpu in gpus]}

@@ -1,0 +1,532 @@
+"""The rules of a fleet file that a JSON Schema cannot say.
+
+They run on the merged hosts, so that an incomplete section in a group is fine as long as every
+host ends up whole. Hosts whose merged sections are the very same nodes form a *profile* and are
+checked once; a problem that several hosts share is reported once, with the first host's name and
+how many others there are. Values that the schema already refused have the kind ``invalid`` and are
+passed over.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import keyword
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from inventories.merge import empty_mapping, find_cycles, group_order, merge
+from inventories.references import resolve_default, resolve_providers
+from schemas.document import Document, Mark, Node, dotted
+from schemas.problems import Problem
+from schemas.validate import did_you_mean
+
+MINIMUM_OPENCODE_CONTEXT = 8192
+"""Tokens: OpenCode's system prompt and tools alone fill about this much of a session."""
+
+SECTIONS = ("cuda", "llama_cpp", "servers", "opencode")
+"""What a profile is made of; ``ssh`` differs from host to host."""
+
+# llama-server's arguments (common/arg.cpp of llama.cpp) that a setting of ours stands for.
+OWN_ARGUMENTS: Mapping[str, str] = {
+    **dict.fromkeys(("-m", "--model", "-hf", "--hf-repo", "-mu", "--model-url"), "model"),
+    **dict.fromkeys(("-a", "--alias"), "model"),
+    "--host": "host",
+    "--port": "port",
+    **dict.fromkeys(("-c", "--ctx-size"), "context"),
+    **dict.fromkeys(("-np", "--parallel"), "parallel"),
+    **dict.fromkeys(("-t", "--threads"), "threads"),
+    **dict.fromkeys(("--load-mode", "--mmap", "--no-mmap", "--mlock"), "load_mode"),
+    **dict.fromkeys(("--op-offload", "--no-op-offload"), "op_offload"),
+    **dict.fromkeys(("--jinja", "--no-jinja"), "jinja"),
+    **dict.fromkeys(("--api-key", "--api-key-file"), "api_key"),
+    **dict.fromkeys(("--temp", "--temperature"), "sampling.temperature"),
+    "--top-p": "sampling.top_p",
+    "--top-k": "sampling.top_k",
+    "--min-p": "sampling.min_p",
+    "--repeat-penalty": "sampling.repeat_penalty",
+}
+# These let whoever reaches the server run things on the host.
+DANGEROUS_ARGUMENTS = ("--tools", "--agent", "--mcp-servers", "--ui-mcp-proxy")
+OWN_CMAKE: Mapping[str, str] = {
+    "CMAKE_CUDA_ARCHITECTURES": "llama_cpp.architectures",
+    "GGML_NATIVE": "llama_cpp.native",
+    "GGML_CUDA": "cuda.provider",
+    "LLAMA_BUILD_NUMBER": "llama_cpp.build_number",
+    "LLAMA_BUILD_COMMIT": "llama_cpp.commit",
+    "CMAKE_INSTALL_PREFIX": "nothing: builds lie below /opt/llama.cpp",
+}
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A fleet file after merging, before its rules are checked.
+
+    + models, groups: the nodes as written, by name
+    + written: the hosts as written, by name
+    + marks: where the key of each host is
+    + hosts: the merged settings of each host
+    + host_groups: each host's groups in the order of merging
+    """
+
+    root: Node
+    models: Mapping[str, Node]
+    groups: Mapping[str, Node]
+    written: Mapping[str, Node]
+    marks: Mapping[str, Mark]
+    hosts: Mapping[str, Node]
+    host_groups: Mapping[str, tuple[str, ...]]
+
+
+def draft_of(root: Node) -> Draft:
+    """Merge every host. Whatever cannot be used (unknown groups, refused values) is left out."""
+    groups, written = _entries(root, "groups"), _entries(root, "hosts")
+    includes = {name: _group_names(node) for name, node in groups.items()}
+    defaults = merge(empty_mapping((1, 1)), _settings(root.get("defaults")))
+    bases: dict[tuple[str, ...], Node] = {(): defaults}
+    orders: dict[tuple[str, ...], tuple[str, ...]] = {}
+    hosts: dict[str, Node] = {}
+    host_groups: dict[str, tuple[str, ...]] = {}
+    for name, node in written.items():
+        listed = _group_names(node)
+        order = orders.get(listed)
+        if order is None:
+            order = orders[listed] = group_order(listed, includes)
+            base = defaults
+            for group in order:
+                base = merge(base, _settings(groups[group]))
+            bases[order] = base
+        hosts[name] = merge(bases[order], _settings(node))
+        host_groups[name] = order
+    hosts_node = root.get("hosts")
+    marks = hosts_node.keys if hosts_node is not None else {}
+    return Draft(root, _entries(root, "models"), groups, written, marks, hosts, host_groups)
+
+
+def check_draft(draft: Draft, document: Document) -> list[Problem]:
+    """Every problem that the rules find."""
+    rules = _Rules(draft)
+    rules.check()
+    return [
+        Problem(document.position(finding.mark), dotted(finding.path), finding.text())
+        for finding in rules.findings.values()
+    ]
+
+
+@dataclass
+class _Finding:
+    """One problem and the hosts that have it; ``hosts`` is empty for the file's own problems."""
+
+    mark: Mark
+    path: tuple[str | int, ...]
+    message: str
+    hosts: dict[str, None] = field(default_factory=dict)
+
+    def text(self) -> str:
+        others = len(self.hosts) - 1
+        if others < 1:
+            return self.message
+        return f"{self.message} (and on {others:,} more host{'s' if others > 1 else ''})"
+
+
+@dataclass(frozen=True)
+class _Profile:
+    """Hosts that share every section but ``ssh``."""
+
+    node: Node
+    hosts: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.hosts[0]
+
+
+class _Rules:
+    """Runs every rule over a draft and gathers what they find."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        self.findings: dict[tuple[Any, ...], _Finding] = {}
+
+    def check(self) -> None:
+        self._groups()
+        self._names()
+        self._models()
+        self._addresses()
+        for profile in self._profiles():
+            for rule in (_cuda, _llama_cpp, _servers, _opencode):
+                rule(profile, self)
+
+    def report(self, mark: Mark, path: tuple[str | int, ...], message: str) -> None:
+        """A problem of the file, not of one merged host."""
+        self.findings.setdefault((mark, path, message), _Finding(mark, path, message))
+
+    def on_host(
+        self, profile: _Profile, mark: Mark, path: tuple[str | int, ...], message: str
+    ) -> None:
+        """A problem of the merged hosts of a profile; one line, however many hosts have it."""
+        first = _Finding(mark, ("hosts", profile.name, *path), message)
+        finding = self.findings.setdefault((mark, path, message), first)
+        finding.hosts.update(dict.fromkeys(profile.hosts))
+
+    def _groups(self) -> None:
+        groups = self.draft.groups
+        for section, owners in (("groups", groups), ("hosts", self.draft.written)):
+            for owner, node in owners.items():
+                for index, item in enumerate(_group_items(node)):
+                    if item.kind == "string" and item.value not in groups:
+                        hint = did_you_mean(item.value, groups, known_as="groups of this file")
+                        message = f"there is no group {item.value}{hint}"
+                        self.report(item.mark, (section, owner, "groups", index), message)
+        includes = {name: _group_names(node) for name, node in groups.items()}
+        for cycle in find_cycles(includes):
+            last, first = cycle[-1], cycle[0]
+            index = includes[last].index(first)
+            item = _group_items(groups[last])[index]
+            shown = " -> ".join((*cycle, first))
+            message = f"groups cannot include each other: {shown}"
+            self.report(item.mark, ("groups", last, "groups", index), message)
+
+    def _names(self) -> None:
+        groups_node = self.draft.root.get("groups")
+        for name in self.draft.groups:
+            mark = groups_node.keys[name] if groups_node is not None else (1, 1)
+            if keyword.iskeyword(name):
+                self.report(mark, ("groups", name), f"{name} is a word of Python; use another name")
+            if name in self.draft.hosts:
+                message = (
+                    f"a host has the name {name} as well, and `--limit {name}` could mean both"
+                )
+                self.report(mark, ("groups", name), message)
+
+    def _models(self) -> None:
+        for name, node in self.draft.models.items():
+            digest, projector = node.get("sha256"), node.get("mmproj")
+            if node.get("hub") is not None and digest is not None:
+                message = "a hub's checksums are found by `llamaherd lock`; delete this"
+                self.report(node.keys["sha256"], ("models", name, "sha256"), message)
+            if projector is not None and projector.value is True and node.get("hub") is None:
+                message = "only a hub's repository holds a projector; delete this"
+                self.report(projector.mark, ("models", name, "mmproj"), message)
+
+    def _addresses(self) -> None:
+        """Two hosts at one address and port are one machine with two opinions about it."""
+        seen: dict[tuple[str, int], str] = {}
+        for name, merged in self.draft.hosts.items():
+            ssh = merged.get("ssh")
+            hostname = ssh.get("hostname") if ssh is not None else None
+            port = ssh.get("port") if ssh is not None else None
+            if _refused(hostname) or _refused(port):
+                continue
+            where = str(hostname.value) if hostname is not None else name
+            number = int(port.value) if port is not None else 22
+            other = seen.setdefault((where.lower().rstrip("."), number), name)
+            if other != name:
+                mark = hostname.mark if hostname is not None else self.draft.marks[name]
+                place = where if number == 22 else f"{where} port {number}"
+                message = f"{place} is the host {other} already; a host has one entry"
+                self.report(mark, ("hosts", name, "ssh", "hostname"), message)
+
+    def _profiles(self) -> Iterator[_Profile]:
+        """Hosts grouped by the identity of their merged sections."""
+        found: dict[tuple[int, ...], list[str]] = {}
+        for name, merged in self.draft.hosts.items():
+            if self.draft.written[name].kind == "invalid":
+                continue
+            entries = merged.value
+            found.setdefault(tuple(id(entries.get(s)) for s in SECTIONS), []).append(name)
+        for names in found.values():
+            yield _Profile(self.draft.hosts[names[0]], tuple(names))
+
+
+def _cuda(profile: _Profile, rules: _Rules) -> None:
+    cuda = profile.node.get("cuda")
+    if cuda is None or cuda.kind != "mapping":
+        return
+    provider = _value(cuda, "provider", "nvidia-repo")
+    needed = {"existing": "path", "nvidia-repo": "version", "wheels": "version"}.get(str(provider))
+    if needed is not None and needed not in cuda.value:
+        example = {"path": "/usr/local/cuda-13.0", "version": '"13.0"'}[needed]
+        mark = profile.node.keys["cuda"]
+        message = f"{needed} is missing: the provider {provider} needs it, such as {example}"
+        if "provider" not in cuda.value:
+            message += " (on a host without a GPU: provider: none)"
+        rules.on_host(profile, mark, ("cuda",), message)
+
+
+def _llama_cpp(profile: _Profile, rules: _Rules) -> None:
+    build = profile.node.get("llama_cpp")
+    if build is None or build.kind != "mapping":
+        return
+    path, mark = ("llama_cpp",), profile.node.keys["llama_cpp"]
+    ref, archive = build.get("ref"), build.get("archive")
+    if ref is None and archive is None:
+        message = "needs a source: ref (a tag such as b8146) or archive"
+        rules.on_host(profile, mark, path, message)
+    elif ref is not None and archive is not None:
+        message = "ref and archive exclude each other; set the one you do not want to null"
+        later = max(build.keys["ref"], build.keys["archive"])
+        rules.on_host(profile, later, path, message)
+    elif ref is not None:
+        _only_with_archive(profile, build, rules)
+    else:
+        _archive(profile, build, rules)
+    if profile.node.get("cuda") is None:
+        message = (
+            "cuda is missing on this host: say which toolkit builds llama.cpp, "
+            "or cuda: {provider: none} on a host without a GPU"
+        )
+        rules.on_host(profile, mark, path, message)
+    for name, value in _entries(build, "cmake").items():
+        if name in OWN_CMAKE:
+            message = f"llamaherd sets this itself; the setting for it is {OWN_CMAKE[name]}"
+            rules.on_host(profile, value.mark, (*path, "cmake", name), message)
+
+
+def _only_with_archive(profile: _Profile, build: Node, rules: _Rules) -> None:
+    for key in ("commit", "build_number"):
+        if key in build.value:
+            message = f"{key} goes with archive; `llamaherd lock` finds that of a ref. Delete this"
+            rules.on_host(profile, build.keys[key], ("llama_cpp", key), message)
+
+
+def _archive(profile: _Profile, build: Node, rules: _Rules) -> None:
+    archive = build.value["archive"]
+    for key in ("commit", "build_number"):
+        if key not in build.value:
+            message = f"archive needs {key} beside it: an archive does not say what it was made of"
+            rules.on_host(profile, build.keys["archive"], ("llama_cpp",), message)
+    if archive.kind != "mapping":
+        return
+    path, mark = ("llama_cpp", "archive"), build.keys["archive"]
+    sources = [key for key in ("url", "path") if key in archive.value]
+    if not sources:
+        rules.on_host(profile, mark, path, "needs exactly one of url and path")
+    elif len(sources) == 2:
+        later = max(archive.keys[key] for key in sources)
+        message = "url and path exclude each other; set the one you do not want to null"
+        rules.on_host(profile, later, path, message)
+    if "sha256" not in archive.value:
+        rules.on_host(profile, mark, path, "sha256 is missing: the archive is not used unverified")
+
+
+def _servers(profile: _Profile, rules: _Rules) -> None:
+    servers = _entries(profile.node, "servers")
+    if not servers:
+        return
+    if profile.node.get("llama_cpp") is None:
+        message = (
+            "llama_cpp is missing on this host: its servers need a build, such as {ref: b8146}"
+        )
+        rules.on_host(profile, profile.node.keys["servers"], ("servers",), message)
+    keys = profile.node.value["servers"].keys
+    ports: dict[int, tuple[str, Mark]] = {}
+    for name, server in servers.items():
+        if server.kind != "mapping":
+            continue
+        _server(profile, name, server, keys[name], rules)
+        port = server.get("port")
+        if port is None or port.kind != "integer":
+            continue
+        other, where = ports.setdefault(port.value, (name, port.mark))
+        if other != name:
+            message = f"port {port.value} is the server {other}'s (line {where[0]}); take another"
+            rules.on_host(profile, port.mark, ("servers", name, "port"), message)
+
+
+def _server(profile: _Profile, name: str, server: Node, key: Mark, rules: _Rules) -> None:
+    path = ("servers", name)
+    for needed in ("model", "port"):
+        if needed not in server.value:
+            message = f"{needed} is missing: neither the host nor its groups nor defaults set it"
+            rules.on_host(profile, key, path, message)
+    model = server.get("model")
+    if model is not None and model.kind == "string" and model.value not in rules.draft.models:
+        hint = did_you_mean(model.value, rules.draft.models, known_as="models of this file")
+        message = f"there is no model {model.value}{hint}"
+        rules.on_host(profile, model.mark, (*path, "model"), message)
+    host = _value(server, "host", "127.0.0.1")
+    open_to_all = _value(server, "insecure", False)
+    unprotected = "api_key" not in server.value and open_to_all is False
+    if host is not None and unprotected and not is_loopback(str(host)):
+        message = (
+            f"{host} can be reached from other machines, and there is no api_key: "
+            "set api_key: {env: NAME}, or insecure: true if that is meant"
+        )
+        rules.on_host(profile, server.value["host"].mark, (*path, "host"), message)
+    _arguments(profile, name, server, rules)
+
+
+def _arguments(profile: _Profile, name: str, server: Node, rules: _Rules) -> None:
+    arguments = server.get("extra_args")
+    if arguments is None or arguments.kind != "sequence":
+        return
+    for index, item in enumerate(arguments.value):
+        if item.kind != "string":
+            continue
+        flag = item.value.partition("=")[0]
+        path = ("servers", name, "extra_args", index)
+        if flag in OWN_ARGUMENTS:
+            message = f"{flag} belongs into the setting {OWN_ARGUMENTS[flag]} of the server"
+            rules.on_host(profile, item.mark, path, message)
+        elif flag.startswith(DANGEROUS_ARGUMENTS):
+            message = f"{flag} lets clients run things on the host; it is not for a shared server"
+            rules.on_host(profile, item.mark, path, message)
+
+
+def _opencode(profile: _Profile, rules: _Rules) -> None:
+    section = profile.node.get("opencode")
+    if section is None or section.kind != "mapping":
+        return
+    key = profile.node.keys["opencode"]
+    written = _entries(section, "providers")
+    whole = True
+    for name, provider in written.items():
+        if provider.kind == "mapping" and "server" not in provider.value:
+            mark = section.value["providers"].keys[name]
+            path = ("opencode", "providers", name)
+            message = "server is missing: SERVER of this host, or HOST/SERVER"
+            rules.on_host(profile, mark, path, message)
+        server = provider.get("server")
+        whole = whole and server is not None and server.kind == "string"
+    if not whole or _refused(section.get("providers")) or _refused(section.get("default")):
+        return
+    _references(profile, section, key, rules)
+
+
+def _references(profile: _Profile, section: Node, key: Mark, rules: _Rules) -> None:
+    plain = section.plain()
+    servers = tuple(_entries(profile.node, "servers"))
+    # "" stands for the host itself, whichever of the profile's hosts that is.
+    providers = resolve_providers("", plain, servers)
+    if not providers:
+        message = (
+            f"say which server OpenCode starts with: default: {' or '.join(servers)}"
+            if servers
+            else "OpenCode has no server to talk to: set default: HOST/SERVER"
+        )
+        rules.on_host(profile, key, ("opencode",), message)
+        return
+    for name, (host, server) in providers.items():
+        provider = _entries(section, "providers").get(name)
+        if provider is not None:
+            node = provider.value["server"]
+            path: tuple[str, ...] = ("opencode", "providers", name, "server")
+        elif section.get("default") is not None:
+            node, path = section.value["default"], ("opencode", "default")
+        else:
+            node, path = section, ("opencode",)
+        mark = key if node is section else node.mark
+        _target(profile, (host, server), mark, path, rules)
+    if resolve_default("", plain, providers) is None:
+        message = f"default is missing: say which provider comes first: {', '.join(providers)}"
+        rules.on_host(profile, key, ("opencode",), message)
+
+
+def _target(
+    profile: _Profile,
+    target: tuple[str, str],
+    mark: Mark,
+    path: tuple[str, ...],
+    rules: _Rules,
+) -> None:
+    """Check the server that a reference of OpenCode means; host "" is the profile's own."""
+    host, name = target[0] or profile.name, target[1]
+    hosts = rules.draft.hosts
+    if host not in hosts:
+        message = f"there is no host {host}{did_you_mean(host, hosts, known_as='hosts')}"
+        rules.on_host(profile, mark, path, message)
+        return
+    server = _entries(hosts[host], "servers").get(name)
+    if server is None:
+        where = host if target[0] else "this host"
+        message = f"there is no server {name} on {where}{_server_hint(host, name, hosts)}"
+        rules.on_host(profile, mark, path, message)
+        return
+    if server.kind != "mapping":
+        return
+    _enough_context(host, name, server, rules)
+    bound = _value(server, "host", "127.0.0.1")
+    elsewhere = tuple(other for other in profile.hosts if target[0] and other != host)
+    if elsewhere and "address" not in server.value and bound is not None and is_loopback(bound):
+        message = (
+            f"{host}/{name} listens on {bound}, out of reach from other hosts: "
+            "give that server host: 0.0.0.0 and an api_key"
+        )
+        rules.on_host(_Profile(profile.node, elsewhere), mark, path, message)
+
+
+def _server_hint(host: str, name: str, hosts: Mapping[str, Node]) -> str:
+    """What to write instead of an unknown server: one of that host, or the same name elsewhere."""
+    servers = _entries(hosts[host], "servers")
+    if servers:
+        return did_you_mean(name, servers, known_as="servers there")
+    elsewhere = [other for other, node in hosts.items() if name in _entries(node, "servers")]
+    return f", which has none; did you mean {elsewhere[0]}/{name}?" if elsewhere else ""
+
+
+def _enough_context(host: str, name: str, server: Node, rules: _Rules) -> None:
+    context = server.get("context")
+    if context is None or context.kind != "integer" or context.value >= MINIMUM_OPENCODE_CONTEXT:
+        return
+    message = (
+        f"{context.value} tokens are too few for OpenCode, which uses this server: "
+        f"set at least {MINIMUM_OPENCODE_CONTEXT}"
+    )
+    owner = _Profile(rules.draft.hosts[host], (host,))
+    rules.on_host(owner, context.mark, ("servers", name, "context"), message)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address that a server binds is within reach of its own host alone."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _entries(node: Node, key: str) -> Mapping[str, Node]:
+    """The entries of the mapping under ``key``; none when it is missing or something else."""
+    section = node.get(key)
+    if section is None or section.kind != "mapping":
+        return {}
+    entries: Mapping[str, Node] = section.value
+    return entries
+
+
+def _value(node: Node, key: str, default: str | int | bool) -> Any:
+    """A scalar; ``default`` when it is missing, None when it was refused."""
+    child = node.get(key)
+    if child is None:
+        return default
+    return None if child.kind == "invalid" else child.value
+
+
+def _refused(node: Node | None) -> bool:
+    return node is not None and node.kind == "invalid"
+
+
+def _group_items(node: Node) -> list[Node]:
+    groups = node.get("groups")
+    if groups is None or groups.kind != "sequence":
+        return []
+    items: list[Node] = groups.value
+    return items
+
+
+def _group_names(node: Node) -> tuple[str, ...]:
+    return tuple(item.value for item in _group_items(node) if item.kind == "string")
+
+
+def _settings(node: Node | None) -> Node:
+    """What a host, a group or the defaults set: all but the list of groups."""
+    if node is None or node.kind != "mapping":
+        return empty_mapping(node.mark if node is not None else (1, 1))
+    if "groups" not in node.value:
+        return node
+    settings = Node("mapping", {k: v for k, v in node.value.items() if k != "groups"}, node.mark)
+    settings.keys = node.keys
+    settings.nulls = node.nulls
+    return settings
