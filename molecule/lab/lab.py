@@ -4,6 +4,7 @@
     lab.py restart NAME
     lab.py destroy NAME
     lab.py list
+    lab.py hub NAME
     lab.py exec NAME [--user USER] -- COMMAND ...
 
 Exit codes: 0 done, 1 anything else; ``exec`` exits as its command did.
@@ -15,17 +16,22 @@ import argparse
 import contextlib
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 
 import machines
+from downloads import HUB_ROOT
 from machines import Lab
 from roots import SUITES, LabError
 
-__all__ = ["Lab", "LabError", "lab_host"]
+__all__ = ["Lab", "LabError", "lab_host", "serve_hub", "stop_on_signals"]
+
+HUB_SECONDS = 10
 
 
 @contextlib.contextmanager
@@ -46,8 +52,29 @@ def lab_host(
         machines.destroy(machines.load(name))
 
 
+def serve_hub(lab: Lab) -> str:
+    """Serve ``.lab/hub`` to the host, and to this machine, until the lab is destroyed.
+
+    Returns the endpoint, what ``$HF_ENDPOINT`` should say.
+    """
+    with socket.socket() as probe:
+        probe.bind((lab.gateway, 0))
+        port = probe.getsockname()[1]
+    hub = Path(__file__).with_name("hub.py")
+    command = [sys.executable, str(hub), "--root", str(HUB_ROOT)]
+    command += ["--bind", lab.gateway, "--port", str(port)]
+    process = machines.start_process(lab, "hub", command)
+    deadline = time.monotonic() + HUB_SECONDS
+    while process.is_running and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((lab.gateway, port), 1):
+            return f"http://{lab.gateway}:{port}"
+        time.sleep(0.05)
+    log = (lab.directory / "hub.log").read_text(errors="replace").strip()
+    raise LabError(f"lab {lab.name}: the hub didn't start: {log[-1000:] or 'it said nothing'}")
+
+
 def stop_on_signals() -> None:
-    """Turn SIGTERM and SIGHUP into an ordinary exit, as SIGINT already is, so that clean-up runs."""
+    """Turn SIGTERM and SIGHUP into an ordinary exit, as SIGINT already is: clean-up runs."""
 
     def leave(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -87,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     destroy.set_defaults(action=_destroy)
     listing = commands.add_parser("list", help="the lab hosts of this checkout")
     listing.set_defaults(action=_list)
+    hub = commands.add_parser("hub", help="serve models to a lab host and print the endpoint")
+    hub.add_argument("name")
+    hub.set_defaults(action=_hub)
     execute = commands.add_parser("exec", help="run a command on a lab host")
     execute.add_argument("name")
     execute.add_argument("--user", default="root")
@@ -120,8 +150,13 @@ def _destroy(options: argparse.Namespace) -> int:
 
 def _list(_options: argparse.Namespace) -> int:
     for lab in machines.labs():
-        state = "up" if machines.is_running(lab) else "down"
+        state = "up" if lab.process.is_running else "down"
         print(f"{lab.name:20}  {lab.suite:8}  {lab.address:15}  {state}")
+    return 0
+
+
+def _hub(options: argparse.Namespace) -> int:
+    print(serve_hub(machines.load(options.name)))
     return 0
 
 

@@ -9,6 +9,7 @@ host is lies in ``.lab/<name>/``:
     key           a fresh key; authorised for root, ops (sudo without password) and dev
     known_hosts   the host's key, written before the host first boots: nothing is trusted blindly
     console.log   what the machine printed
+    *.process     processes of this machine that serve the host (its hub), ended with it
     upper, work   the overlay's own layer
 
 Each machine has a control group of its own (``lab-<id>`` below this process's) in the hierarchies
@@ -32,6 +33,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from networks import Network, create_network, destroy_network
 from roots import LabError, base_root, cache_directory
@@ -57,6 +59,23 @@ exec "$@"
 
 
 @dataclass(frozen=True)
+class Process:
+    """A process that we started; ``pid`` 0 is none.
+
+    + started: its start time in clock ticks since boot, so that a stranger who got the same
+      number later is never mistaken for it
+    """
+
+    pid: int = 0
+    started: int = 0
+
+    @property
+    def is_running(self) -> bool:
+        """Is it still there?"""
+        return self.pid > 0 and _start_time(self.pid) == self.started
+
+
+@dataclass(frozen=True)
 class Lab:
     """One lab host.
 
@@ -66,8 +85,7 @@ class Lab:
     + base: its base root
     + network: bridge, subnet, addresses
     + binds: extra bind mounts, ``SRC:DST``
-    + pid, started: the machine's process and its start time in clock ticks since boot, so that
-      a number taken over by a stranger is never mistaken for ours; 0 when it is off
+    + process: the machine's own
     """
 
     name: str
@@ -76,8 +94,7 @@ class Lab:
     base: str
     network: Network
     binds: tuple[str, ...] = ()
-    pid: int = 0
-    started: int = 0
+    process: Process = Process()
 
     @property
     def directory(self) -> Path:
@@ -143,17 +160,18 @@ def load(name: str) -> Lab:
     except FileNotFoundError:
         raise LabError(f"no lab {name!r}: `lab.py list` names those that are there") from None
     network = Network(**data.pop("network"))
-    return Lab(network=network, binds=tuple(data.pop("binds")), **data)
+    process = Process(**data.pop("process"))
+    return Lab(network=network, process=process, binds=tuple(data.pop("binds")), **data)
+
+
+def identity_of(name: str) -> str:
+    """8 hex digits for the lab of that name in this checkout, and for no other's."""
+    return hashlib.sha256(os.fsencode(STATE / name)).hexdigest()[:8]
 
 
 def labs() -> list[Lab]:
     """Every lab of this checkout, by name."""
     return [load(path.parent.name) for path in sorted(STATE.glob("*/lab.json"))]
-
-
-def is_running(lab: Lab) -> bool:
-    """Is the process that we started still there?"""
-    return lab.pid > 0 and _start_time(lab.pid) == lab.started
 
 
 def create(name: str, *, suite: str = "bookworm", binds: Sequence[str] = ()) -> Lab:
@@ -171,7 +189,7 @@ def create(name: str, *, suite: str = "bookworm", binds: Sequence[str] = ()) -> 
         directory.mkdir(parents=True)
     except FileExistsError:
         raise LabError(f"lab {name!r} exists: remove it with `lab.py destroy {name}`") from None
-    identity = hashlib.sha256(os.fsencode(directory)).hexdigest()[:8]
+    identity = identity_of(name)
     lab = None
     try:
         network = create_network(identity)
@@ -199,12 +217,8 @@ def restart(lab: Lab) -> Lab:
 
 def stop(lab: Lab) -> None:
     """Power the host off in order; after STOP_SECONDS, and for whatever is left, by force."""
-    if is_running(lab):
-        # systemd-nspawn passes it on as systemd's own "power off", and exits after it.
-        os.kill(lab.pid, signal.SIGTERM)
-        if not _wait_until_gone(lab):
-            os.kill(lab.pid, signal.SIGKILL)
-            _wait_until_gone(lab)
+    # systemd-nspawn passes SIGTERM on as systemd's own "power off", and exits after it.
+    _end(lab.process)
     for group in _groups(lab):
         _remove_group(group)
     # Left by systemd-nspawn 252 after a kill; empty, and named after our machine.
@@ -212,9 +226,23 @@ def stop(lab: Lab) -> None:
         Path("/run/systemd/nspawn/propagate", lab.machine).rmdir()
 
 
+def start_process(lab: Lab, name: str, command: Sequence[str]) -> Process:
+    """Start a process of this machine that serves the host; :func:`destroy` ends it.
+
+    Its output goes to ``<name>.log`` in the lab's directory.
+    """
+    record = lab.directory / f"{name}.process"
+    with (lab.directory / f"{name}.log").open("ab") as log, _uninterrupted():
+        process = _start(command, log)
+        record.write_text(json.dumps(dataclasses.asdict(process)) + "\n")
+    return process
+
+
 def destroy(lab: Lab) -> None:
     """Remove the host and everything made for it. May be called again after an interruption."""
     with _uninterrupted():
+        for record in lab.directory.glob("*.process"):
+            _end(Process(**json.loads(record.read_text())))
         stop(lab)
         destroy_network(lab.network)
         _keep_archives(lab)
@@ -239,7 +267,7 @@ def _require_tools() -> None:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put SIGINT, SIGTERM and SIGHUP off until the body is done, so that no clean-up stops short."""
+    """Put SIGINT, SIGTERM and SIGHUP off until the body is done: no clean-up stops short."""
     signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
@@ -419,19 +447,25 @@ def _launch(lab: Lab) -> Lab:
     ]
     groups = ":".join(str(group) for group in _groups(lab))
     launch = ["sh", "-c", LAUNCH, "launch", str(lab.directory), lab.base, groups, *nspawn]
+    command = ["unshare", "--mount", "--propagation", "private", *launch]
     with (lab.directory / "console.log").open("ab") as console, _uninterrupted():
-        process = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", *launch],
-            stdin=subprocess.DEVNULL,
-            stdout=console,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=_take_signals,
-        )
-        lab = dataclasses.replace(lab, pid=process.pid, started=_start_time(process.pid))
+        lab = dataclasses.replace(lab, process=_start(command, console))
         lab.save()
-    _CHILDREN[process.pid] = process
     return lab
+
+
+def _start(command: Sequence[str], output: IO[bytes]) -> Process:
+    """Start a process in a session of its own: Ctrl-C at our terminal is ours to deal with."""
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=_take_signals,
+    )
+    _CHILDREN[child.pid] = child
+    return Process(child.pid, _start_time(child.pid))
 
 
 # Our own children must be waited for, or they stay behind as zombies.
@@ -452,21 +486,24 @@ def _start_time(pid: int) -> int:
     return 0 if fields[0] == "Z" else int(fields[19])
 
 
-def _wait_until_gone(lab: Lab) -> bool:
-    deadline = time.monotonic() + STOP_SECONDS
-    while is_running(lab) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    child = _CHILDREN.pop(lab.pid, None)
-    if child is not None and not is_running(lab):
+def _end(process: Process) -> None:
+    """End a process of ours: SIGTERM, and SIGKILL when it is still there STOP_SECONDS later."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.is_running:
+            os.kill(process.pid, number)
+        deadline = time.monotonic() + STOP_SECONDS
+        while process.is_running and time.monotonic() < deadline:
+            time.sleep(0.05)
+    child = _CHILDREN.pop(process.pid, None)
+    if child is not None:
         child.wait()
-    return not is_running(lab)
 
 
 def _wait_until_ready(lab: Lab) -> None:
     deadline = time.monotonic() + READY_SECONDS
     state = ""
     while time.monotonic() < deadline:
-        if not is_running(lab):
+        if not lab.process.is_running:
             break
         state = _system_state(lab)
         if state in ("running", "degraded"):

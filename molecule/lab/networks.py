@@ -18,7 +18,7 @@ from pathlib import Path
 from roots import LabError, locked
 
 # A range of private addresses that few networks use; the third byte is the lab's.
-RANGE = ipaddress.ip_network("10.213.0.0/16")
+RANGE = ipaddress.IPv4Network("10.213.0.0/16")
 MARKS = Path("/run/llamaherd-lab")
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
