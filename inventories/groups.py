@@ -7,10 +7,11 @@ message, exit status 1. (Upstream facts: pyinfra 3.10, pyinfra_cli/inventory.py,
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ import click
 from pyinfra.api.exceptions import InventoryError
 
 from inventories.fleet import Fleet, load_fleet
-from inventories.lock import Lock, check_lock, read_lock
+from inventories.lock import Lock, check_lock, position_of, read_lock
 from inventories.resolve import UnlockedError, resolve_host
 from inventories.secrets import Secret, SecretError, resolve_secret
 from inventories.settings import HostSettings, SecretReference, SshSettings, to_data
@@ -34,14 +35,23 @@ INTERRUPTED = 128 + signal.SIGINT
 Groups = dict[str, Any]
 
 
+class FleetError(InventoryError):
+    """What is wrong with fleet, lock or secrets; pyinfra prints the message and exits 1."""
+
+    @property
+    def __traceback__(self) -> None:  # type: ignore[override]
+        """None: else pyinfra puts the file and line of our own source in front of the message."""
+        return None
+
+
 def pyinfra_groups(fleet_path: Path | None = None) -> Groups:
     """pyinfra's groups: ``all`` with every host's data, and the fleet's own groups by name.
 
     + fleet_path: the fleet file; None for ``$FLEET``, then ``inventories/fleet.yaml``
 
-    Raises ``InventoryError`` with every problem found; zero hosts are one.
+    Raises :class:`FleetError` with every problem found; zero hosts are one.
     """
-    _catch_interrupt()
+    _tame_command_line()
     path = fleet_path or Path(os.environ.get("FLEET") or DEFAULT_FLEET)
     fleet, lock = _load(path)
     _refuse_unknown_hosts(fleet)
@@ -51,9 +61,10 @@ def pyinfra_groups(fleet_path: Path | None = None) -> Groups:
             settings = resolve_host(fleet, lock, name)
             hosts.append((name, host_data(settings, path.parent, hide=_only_prints())))
         except (SecretError, UnlockedError) as error:
-            failures.append(f"{path}: hosts.{name}: {error}")
+            where = position_of(fleet, ("hosts", name))
+            failures.append(f"{where}: hosts.{name}: {error}")
     if failures:
-        raise InventoryError("\n".join(["", *failures]))
+        raise FleetError(_lines(failures))
     groups: Groups = {group: list(names) for group, names in fleet.groups.items()}
     return groups | {"all": hosts}
 
@@ -61,7 +72,7 @@ def pyinfra_groups(fleet_path: Path | None = None) -> Groups:
 def _load(path: Path) -> tuple[Fleet, Lock]:
     """Fleet and lock, checked against each other."""
     if not path.is_file():
-        raise InventoryError(
+        raise FleetError(
             f"there is no fleet file {path}; set FLEET to one, or copy inventories/example.yaml "
             f"to {DEFAULT_FLEET}"
         )
@@ -69,13 +80,19 @@ def _load(path: Path) -> tuple[Fleet, Lock]:
         fleet = load_fleet(path)
         lock = read_lock(path)
     except ProblemsError as error:
-        raise InventoryError(f"\n{error}") from None
+        raise FleetError(_lines(error.problems)) from None
     if not fleet.hosts:
-        raise InventoryError(f"{path}: the fleet has no host; add one under hosts:")
+        raise FleetError(f"{path}: the fleet has no host; add one under hosts:")
     problems = check_lock(fleet, lock)
     if problems or lock is None:
-        raise InventoryError("\n" + "\n".join(str(problem) for problem in problems))
+        raise FleetError(_lines(problems))
     return fleet, lock
+
+
+def _lines(problems: Iterable[object]) -> str:
+    """One message: a single problem on pyinfra's own line, several below it."""
+    lines = [str(problem) for problem in problems]
+    return lines[0] if len(lines) == 1 else "\n".join(["", *lines])
 
 
 def host_data(settings: HostSettings, directory: Path, *, hide: bool = False) -> dict[str, Any]:
@@ -135,16 +152,21 @@ def _refuse_unknown_hosts(fleet: Fleet) -> None:
     for pattern in _cli_options().get("limit") or ():
         if pattern in known or any(fnmatch(name, pattern) for name in fleet.hosts):
             continue
-        raise InventoryError(
+        raise FleetError(
             f"--limit {pattern}: the fleet {fleet.path} has no such host or group; "
             f"its hosts: {', '.join(list(fleet.hosts)[:20])}"
         )
 
 
-def _catch_interrupt() -> None:
-    """Under pyinfra's command line, an interrupted run exits 130: its own handler exits 0."""
-    if _cli_options():
-        signal.signal(signal.SIGINT, _interrupted)
+def _tame_command_line() -> None:
+    """Under pyinfra's command line: Ctrl-C exits 130 (its own handler exits 0); no tracebacks."""
+    options = _cli_options()
+    if not options:
+        return
+    signal.signal(signal.SIGINT, _interrupted)
+    if not options.get("debug_all"):
+        # pyinfra says in one line what became of a connection; paramiko adds a traceback to it.
+        logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
 def _interrupted(_signal: int, _frame: FrameType | None) -> None:

@@ -15,8 +15,9 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -196,8 +197,7 @@ def _every_request(fleet: Fleet) -> Iterator[Request]:
         llama_cpp, opencode = host.values.get("llama_cpp"), host.values.get("opencode")
         if llama_cpp:
             body = source_request(llama_cpp)
-            name = body["archive"]["sha256"][:16] if "archive" in body else str(body["ref"])
-            yield Request("llama_cpp", name, body, ("hosts", host.name, "llama_cpp"))
+            yield Request("llama_cpp", _source_name(body), body, ("hosts", host.name, "llama_cpp"))
         if opencode:
             body = opencode_request(opencode)
             yield Request("opencode", str(body["version"]), body, ("hosts", host.name, "opencode"))
@@ -205,6 +205,15 @@ def _every_request(fleet: Fleet) -> Iterator[Request]:
         if cuda:
             name = f"{cuda['provider']}-{cuda['version']}"
             yield Request("cuda", name, cuda, ("hosts", host.name, "cuda"))
+
+
+def _source_name(body: Mapping[str, Any]) -> str:
+    """The ref, or the archive's file name."""
+    if "archive" not in body:
+        return str(body["ref"])
+    archive = body["archive"]
+    place = urlsplit(archive["url"]).path if "url" in archive else archive["path"]
+    return PurePosixPath(place).name or archive["sha256"][:16]
 
 
 def _distinct(requests: Iterable[Request]) -> Iterator[Request]:

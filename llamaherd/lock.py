@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -37,6 +36,14 @@ from inventories.lock import (
 from inventories.pinning import PinError, World, resolve
 from inventories.resolve import secret_reference
 from inventories.secrets import SecretError, resolve_secret
+from llamaherd.arguments import (
+    Subparsers,
+    add_fleet_argument,
+    add_json_argument,
+    fleet_path,
+)
+from llamaherd.tables import table
+from llamaherd.validate import problem_document
 from schemas.problems import Position, Problem, ProblemsError
 from schemas.validate import did_you_mean
 
@@ -71,20 +78,11 @@ class Outcome:
             "lock": str(lock_path(self.fleet)),
             "written": self.written,
             "pins": [asdict(change) for change in self.changes],
-            "problems": [
-                {
-                    "file": problem.position.file,
-                    "line": problem.position.line,
-                    "column": problem.position.column,
-                    "path": problem.path,
-                    "message": problem.message,
-                }
-                for problem in self.problems
-            ],
+            "problems": [problem_document(problem) for problem in self.problems],
         }
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add ``lock`` to the command line."""
     parser = subparsers.add_parser(
         "lock",
@@ -92,9 +90,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Resolve models, llama.cpp refs, OpenCode and CUDA to exact revisions with "
         "checksums, in FLEET.lock.yaml beside the fleet file. Pins that are still current stay.",
     )
-    parser.add_argument(
-        "fleet", nargs="?", metavar="FLEET", help="default: $FLEET, then inventories/fleet.yaml"
-    )
+    add_fleet_argument(parser)
     parser.add_argument(
         "--update",
         metavar="NAME",
@@ -106,13 +102,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--check", action="store_true", help="ask nothing, write nothing; exit 1 unless current"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json_argument(parser)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out ``llamaherd lock``; 0 when the lock is current now, else 1."""
-    path = fleet_path(args.fleet)
+    path = fleet_path(args)
     outcome = Outcome(path)
     try:
         fleet = load_fleet(path)
@@ -263,20 +259,8 @@ def _print(outcome: Outcome, *, checked: bool) -> None:
         print("Nothing was written.", file=sys.stderr)
         return
     if outcome.changes:
-        print_table(
-            ("KIND", "NAME", "WAS", "IS", ""),
-            [(c.kind, c.name, c.old, c.new, c.status) for c in outcome.changes],
-        )
+        rows = [(c.kind, c.name, c.old, c.new, c.status) for c in outcome.changes]
+        print(table(rows, headers=("KIND", "NAME", "WAS", "IS", "")))
     place = lock_path(outcome.fleet)
     if not outcome.problems:
         print(f"{place}: {'written' if outcome.written else 'up to date'}")
-
-
-def fleet_path(named: str | None) -> Path:
-    return Path(named or os.environ.get("FLEET") or "inventories/fleet.yaml")
-
-
-def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    for row in [head, *rows]:
-        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
