@@ -70,7 +70,7 @@ chmod 644 stage/manifest.json
 sync -f stage
 if [ -e {final} ]; then rm -rf old; mv -T {final} old; fi
 mv -T stage {final}
-cd /; rm -rf -- {incoming}
+cd /; rm -rf -- {incoming}; rmdir --ignore-fail-on-non-empty {root}/.incoming
 """
 
 
@@ -86,6 +86,7 @@ def install_job(version: str, artifact: Artifact) -> Job:
         run=script_word(run_script(version)),
         manifest=word(manifest.removesuffix("}")),
         final=operand(f"{ROOT}/{version}"),
+        root=ROOT,
     )
     return Job(
         name=f"opencode-{artifact.sha256[:16]}",

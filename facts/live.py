@@ -1,0 +1,299 @@
+"""What a running llama-server and an OpenCode installation answer, asked on the host itself.
+
+Servers listen on 127.0.0.1, so their host asks them, with curl. A key is read there from its file
+and reaches curl on standard input: it is in no process's arguments and never leaves the host.
+Nothing is judged here: an answer may be an error, a page of a stranger, or nothing.
+
+Upstream behaviour relied on (llama.cpp 0c1e570, ``tools/server``): ``/health`` needs no key;
+``/props`` and ``/v1/models`` do; a streamed completion ends with ``timings`` and ``data: [DONE]``;
+its first event may come before its first token, so each line is stamped with the time.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+from facts.opencode import COMMAND
+from facts.sections import SECTION, split_sections
+
+_STATUS = "@@status "
+_EXIT = "@@exit "
+_CURL_ERROR = re.compile(r"^curl: \(\d+\) ")
+_STAMP = re.compile(r"^(\d+\.\d+) ?(.*)$", re.S)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one HTTP request brought.
+
+    + status: HTTP status, 0 where no answer came
+    + body: text; of a streamed answer its lines as they came
+    + error: curl's own words where it failed, else empty
+    + exit_code: curl's, 127 where the host has no curl
+    + seconds: when each line of a streamed answer came, counted from the request
+    """
+
+    status: int
+    body: str
+    error: str = ""
+    exit_code: int = 0
+    seconds: tuple[float, ...] = ()
+
+    def json(self) -> Any:
+        """The body as a value; None where it isn't JSON."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return None
+
+
+# KEY is the file's path. ask NAME CURL-ARGUMENTS...; stream likewise, with a stamp on each line.
+_ASK = rf"""
+use_key() {{
+  key=
+  [ ! -r "$1" ] || key=$(sed -e '/^[[:space:]]*#/d' -e '/^[[:space:]]*$/d' \
+    -e 's/[\\"]/\\&/g' "$1" | head -n 1)
+}}
+request() {{
+  if [ -n "$key" ]; then printf 'header = "Authorization: Bearer %s"\n' "$key"; fi |
+    curl --config - --silent --show-error --no-buffer --globoff --noproxy '*' \
+      --connect-timeout 10 --write-out '\n{_STATUS}%{{http_code}}\n' "$@" 2>&1
+  echo "{_EXIT}$?"
+}}
+ask() {{ echo "{SECTION}$1"; shift; request "$@" | head -c 2000000 | base64 -w 0; echo; }}
+stream() {{
+  echo "{SECTION}$1"; shift; started=$(date +%s.%N)
+  {{ echo "$started"; request "$@" | while IFS= read -r line; do
+      printf '%s %s\n' "$(date +%s.%N)" "$line"
+    done; }} | head -c 2000000 | base64 -w 0; echo
+}}
+"""
+
+
+@dataclass(frozen=True)
+class LiveServerState:
+    """One server's answers; None for what wasn't asked because the server isn't healthy."""
+
+    health: Answer
+    props: Answer | None = None
+    models: Answer | None = None
+    completion: Answer | None = None
+
+
+class LiveServer(FactBase[LiveServerState]):
+    """Health, properties, models and one streamed completion of a llama-server.
+
+    + server: its name; its key is looked for in ``/etc/llama-server/<server>/api-key``
+    + port, address: where it listens; 0.0.0.0 and :: are asked at 127.0.0.1
+    + model: alias that the completion asks for
+    + tokens: at most this many are generated
+    + timeout: seconds that the completion may take
+    """
+
+    def command(
+        self,
+        server: str,
+        port: int,
+        model: str,
+        address: str = "127.0.0.1",
+        tokens: int = 32,
+        timeout: int = 120,
+    ) -> str:
+        base = f"http://{url_host(address)}:{int(port)}"
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": "Say hello in one short sentence."}],
+            "max_tokens": tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        script = (
+            f"{_ASK}\nuse_key {shlex.quote(f'/etc/llama-server/{server}/api-key')}\n"
+            f"health=$(ask health --max-time 10 {shlex.quote(base + '/health')})\n"
+            'printf "%s\\n" "$health"\n'
+            f"printf %s \"$health\" | tail -n 1 | base64 -d | grep -q '^{_STATUS}200$' || exit 0\n"
+            f"ask props --max-time 10 {shlex.quote(base + '/props')}\n"
+            f"ask models --max-time 10 {shlex.quote(base + '/v1/models')}\n"
+            f"stream completion --max-time {int(timeout)} "
+            f"--header 'Content-Type: application/json' --data-raw {shlex.quote(json.dumps(body))} "
+            f"{shlex.quote(base + '/v1/chat/completions')}\n"
+        )
+        return f"sh -c {shlex.quote(script)}"
+
+    @staticmethod
+    def default() -> LiveServerState:
+        return LiveServerState(Answer(0, "", "the host said nothing"))
+
+    def process(self, output: list[str]) -> LiveServerState:
+        return parse_live_server(output)
+
+
+def url_host(address: str) -> str:
+    """The address at which a server's own host asks it, as a URL writes it."""
+    if address in ("0.0.0.0", "::", ""):
+        return "127.0.0.1"
+    return f"[{address}]" if ":" in address else address
+
+
+def parse_live_server(output: list[str]) -> LiveServerState:
+    """The command's lines as answers; FactProcessError for output that makes no sense."""
+    sections = split_sections(output)
+    if "health" not in sections:
+        raise FactProcessError(f"cannot make sense of the answer {output[:1]!r}")
+    asked = {
+        name: parse_answer(sections[name])
+        for name in ("health", "props", "models")
+        if name in sections
+    }
+    stream = parse_stream(sections["completion"]) if "completion" in sections else None
+    return LiveServerState(asked["health"], asked.get("props"), asked.get("models"), stream)
+
+
+def parse_answer(lines: Sequence[str]) -> Answer:
+    """One section of :data:`_ASK`'s ``ask``."""
+    return _answer(_decode(lines).split("\n"), ())
+
+
+def parse_stream(lines: Sequence[str]) -> Answer:
+    """One section of ``stream``: lines with their times."""
+    stamped = [match for match in map(_STAMP.match, _decode(lines).split("\n")) if match]
+    if not stamped:
+        return Answer(0, "", "the host said nothing")
+    started = float(stamped[0][1])
+    rows = [(float(match[1]) - started, match[2]) for match in stamped[1:]]
+    return _answer([text for _, text in rows], [seconds for seconds, _ in rows])
+
+
+def _decode(lines: Sequence[str]) -> str:
+    try:
+        return base64.b64decode("".join(lines), validate=True).decode(errors="replace")
+    except binascii.Error as error:
+        raise FactProcessError(f"cannot read an answer: {error}") from error
+
+
+def _answer(lines: Sequence[str], seconds: Sequence[float]) -> Answer:
+    status, exit_code, error = 0, 0, ""
+    body: list[tuple[str, float]] = []
+    for index, line in enumerate(lines):
+        if line.startswith(_STATUS):
+            status = int(line.removeprefix(_STATUS))
+        elif line.startswith(_EXIT):
+            exit_code = int(line.removeprefix(_EXIT))
+        elif _CURL_ERROR.match(line):
+            error = line
+        elif "curl: not found" in line or "curl: command not found" in line:
+            error = "curl is not installed"
+        else:
+            body.append((line, seconds[index] if seconds else 0.0))
+    return Answer(
+        status=status,
+        body="\n".join(line for line, _ in body).removesuffix("\n"),
+        error=error,
+        exit_code=exit_code,
+        seconds=tuple(second for _, second in body) if seconds else (),
+    )
+
+
+@dataclass(frozen=True)
+class LiveUser:
+    """OpenCode as one user starts it.
+
+    + exists: whether the host has the account
+    + exit_code: of ``opencode debug config``, 124 after 60 s, 127 where there is no OpenCode
+    + config: what it printed: the configuration as it resolves, secrets masked by OpenCode
+    + error: what it said on standard error
+    + models: each provider's answer to ``/models``, by provider id
+    """
+
+    name: str
+    exists: bool = True
+    exit_code: int = 0
+    config: str = ""
+    error: str = ""
+    models: Mapping[str, Answer] = field(default_factory=dict)
+
+
+# Run by the user. OpenCode's own data goes to a folder that is thrown away. Arguments: id URL ...
+_AS_USER = f"""{_ASK}
+cd / && scratch=$(mktemp -d) || exit 0
+trap 'rm -rf -- "$scratch"' EXIT
+echo "{SECTION}config"
+{{ XDG_DATA_HOME=$scratch/data XDG_STATE_HOME=$scratch/state XDG_CACHE_HOME=$scratch/cache \\
+  timeout 60 {COMMAND} debug config </dev/null 2>"$scratch/error"
+  printf '\\n{_EXIT}%s\\n' $?; }} | head -c 2000000 | base64 -w 0; echo
+echo "{SECTION}error"; head -c 20000 "$scratch/error" | base64 -w 0; echo
+while [ $# -gt 1 ]; do
+  use_key "$HOME/.config/opencode/llamaherd/$1.key"
+  ask "models $1" --max-time 10 "$2/models"
+  shift 2
+done
+"""
+
+_USER = "@@user "
+
+
+class LiveOpenCode(FactBase[Sequence[LiveUser]]):
+    """How OpenCode's configuration resolves for users, and whether its servers answer them.
+
+    + users: account names
+    + providers: base URL by provider id
+    """
+
+    def command(self, users: Sequence[str], providers: Mapping[str, str]) -> str:
+        pairs = [word for pair in providers.items() for word in pair]
+        script = (
+            f"for user in {shlex.join(users)}; do\n"
+            f'echo "{_USER}$user"\n'
+            'passwd=$(getent passwd -- "$user") || { echo absent; continue; }\n'
+            'home=$(printf %s "$passwd" | cut -d : -f 6)\n'
+            'runuser -u "$user" -- env -i HOME="$home" USER="$user" LOGNAME="$user" TERM=dumb '
+            f"PATH=/usr/local/bin:/usr/bin:/bin sh -c {shlex.quote(_AS_USER)} sh "
+            f"{shlex.join(pairs)}\ndone\ntrue"
+        )
+        return f"sh -c {shlex.quote(script)}"
+
+    @staticmethod
+    def default() -> Sequence[LiveUser]:
+        return ()
+
+    def process(self, output: list[str]) -> Sequence[LiveUser]:
+        return parse_live_opencode(output)
+
+
+def parse_live_opencode(output: Sequence[str]) -> tuple[LiveUser, ...]:
+    """The command's lines as users; FactProcessError for output that makes no sense."""
+    users: list[tuple[str, list[str]]] = []
+    for line in output:
+        if line.startswith(_USER):
+            users.append((line.removeprefix(_USER), []))
+        elif users:
+            users[-1][1].append(line)
+    return tuple(_parse_user(name, lines) for name, lines in users)
+
+
+def _parse_user(name: str, lines: list[str]) -> LiveUser:
+    if lines[:1] == ["absent"]:
+        return LiveUser(name, exists=False)
+    sections = split_sections(lines)
+    config, _, code = _decode(sections.get("config", [])).rpartition(f"\n{_EXIT}")
+    return LiveUser(
+        name=name,
+        exit_code=int(code) if code.strip().isdigit() else 126,
+        config=config,
+        error=_decode(sections.get("error", [])),
+        models={
+            section.removeprefix("models "): parse_answer(body)
+            for section, body in sections.items()
+            if section.startswith("models ")
+        },
+    )

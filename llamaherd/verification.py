@@ -1,0 +1,443 @@
+"""What live answers mean: settings and raw answers in, findings out. Pure.
+
+A finding says what was checked, whether it is well, what was seen, and what to do when it isn't.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from facts.live import Answer, LiveServerState, LiveUser
+from inventories.settings import (
+    HostSettings,
+    LlamaCppSettings,
+    OpenCodeProvider,
+    OpenCodeSettings,
+    ServerSettings,
+)
+
+_PAD = 256
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_UNIFIED = frozenset({"--kv-unified", "-kvu"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check of one thing on one host.
+
+    + subject: ``server coder``, ``user dev``, or ``host``
+    + check: such as ``health``, ``build``, ``context``
+    + detail: what was seen, in a few words
+    + remedy: what to do; empty where all is well
+    + measured: numbers by name, such as ``first_token_s``
+    """
+
+    host: str
+    subject: str
+    check: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+
+def judge_server(
+    settings: HostSettings, server: ServerSettings, live: LiveServerState
+) -> list[Finding]:
+    """Everything about one server: health, build, model, context, slots, one completion."""
+    found = _Findings(settings.name, f"server {server.name}")
+    _judge_health(found, server, live.health)
+    if not found.ok or live.props is None or live.models is None or live.completion is None:
+        return found.all
+    props = live.props.json()
+    if live.props.status != 200 or not isinstance(props, dict):
+        found.bad("properties", _said(live.props, "/props"), _access_remedy(server, live.props))
+    else:
+        _judge_build(found, settings.llama_cpp, props)
+        _judge_model(found, settings, server, props, live.models)
+        _judge_size(found, server, props)
+    _judge_completion(found, server, live.completion)
+    return found.all
+
+
+class _Findings:
+    """Collects findings of one subject."""
+
+    def __init__(self, host: str, subject: str) -> None:
+        self.host = host
+        self.subject = subject
+        self.all: list[Finding] = []
+
+    @property
+    def ok(self) -> bool:
+        return all(finding.ok for finding in self.all)
+
+    def good(self, check: str, detail: str, **measured: float) -> None:
+        self.all.append(Finding(self.host, self.subject, check, True, detail, measured=measured))
+
+    def bad(self, check: str, detail: str, remedy: str) -> None:
+        self.all.append(Finding(self.host, self.subject, check, False, detail, remedy))
+
+    def compare(self, check: str, equal: bool, seen: str, expected: str, remedy: str) -> None:
+        if equal:
+            self.good(check, seen)
+        else:
+            self.bad(check, f"{seen}, expected {expected}", remedy)
+
+
+def _said(answer: Answer, what: str) -> str:
+    """What came instead of the expected answer, on one line."""
+    if answer.error or answer.status == 0:
+        reason = answer.error or f"curl exited {answer.exit_code} without an answer"
+        return f"{what}: {reason}"
+    value = answer.json()
+    error = value.get("error") if isinstance(value, dict) else None
+    message = error.get("message") if isinstance(error, dict) else error
+    return f"{what} answered {answer.status}" + (f" ({message})" if message else "")
+
+
+def _unit(server: ServerSettings) -> str:
+    return f"llama-server@{server.name}.service"
+
+
+def _access_remedy(server: ServerSettings, answer: Answer) -> str:
+    if answer.status in (401, 403):
+        return (
+            f"the server wants a key that /etc/llama-server/{server.name}/api-key doesn't hold: "
+            "converge the host"
+        )
+    return f"is port {server.port} another program's? See: ss -ltnp 'sport = :{server.port}'"
+
+
+def _judge_health(found: _Findings, server: ServerSettings, answer: Answer) -> None:
+    if answer.status == 200:
+        found.good("health", "answers")
+    elif answer.status == 503:
+        found.bad(
+            "health",
+            _said(answer, "/health"),
+            "the model is still loading, or failed to: wait, then see "
+            f"journalctl -u {_unit(server)}",
+        )
+    elif answer.exit_code == 127:
+        found.bad("health", _said(answer, "/health"), "install curl, or converge the host")
+    elif answer.status == 0:
+        found.bad(
+            "health",
+            _said(answer, "/health"),
+            f"see systemctl status {_unit(server)}, then converge the host",
+        )
+    else:
+        found.bad("health", _said(answer, "/health"), _access_remedy(server, answer))
+
+
+def _judge_build(
+    found: _Findings, build: LlamaCppSettings | None, props: Mapping[str, Any]
+) -> None:
+    seen = str(props.get("build_info") or "no build_info")
+    if build is None:
+        found.good("build", f"{seen} (the fleet says nothing of it)")
+        return
+    number, _, commit = seen.removeprefix("b").partition("-")
+    # A build reports an abbreviated commit; either may be the longer one.
+    same = bool(commit) and (build.commit.startswith(commit) or commit.startswith(build.commit))
+    found.compare(
+        "build",
+        same and number == str(build.build_number),
+        seen,
+        f"b{build.build_number}-{build.commit}",
+        "the running process is of another build: converge the host",
+    )
+
+
+def _judge_model(
+    found: _Findings,
+    settings: HostSettings,
+    server: ServerSettings,
+    props: Mapping[str, Any],
+    models: Answer,
+) -> None:
+    listed = models.json()
+    data = listed.get("data") if isinstance(listed, dict) else None
+    ids = [str(item.get("id")) for item in data or [] if isinstance(item, dict)]
+    remedy = "the running process serves something else: converge the host"
+    if models.status != 200:
+        found.bad("model", _said(models, "/v1/models"), _access_remedy(server, models))
+        return
+    if server.model not in ids:
+        found.bad("model", f"serves {', '.join(ids) or 'nothing'}, expected {server.model}", remedy)
+        return
+    path, expected = str(props.get("model_path")), settings.model(server.model).path
+    if path != expected:
+        found.bad("model", f"loaded {path}, expected {expected}", remedy)
+        return
+    found.good("model", server.model)
+
+
+def slot_contexts(server: ServerSettings) -> tuple[int, ...]:
+    """Values of ``n_ctx`` that a slot of such a server may report, the usual one first.
+
+    llama.cpp pads the total and then each sequence to multiples of 256 (``src/llama-context.cpp``);
+    with ``--kv-unified`` every slot sees the whole.
+    """
+    total = server.context * server.parallel
+    padded = _pad(total)
+    if _UNIFIED & set(server.extra_args):
+        return (padded, total)
+    return (_pad(padded // server.parallel), server.context)
+
+
+def _pad(tokens: int) -> int:
+    return -(-tokens // _PAD) * _PAD
+
+
+def _judge_size(found: _Findings, server: ServerSettings, props: Mapping[str, Any]) -> None:
+    generation = props.get("default_generation_settings")
+    seen = generation.get("n_ctx") if isinstance(generation, dict) else None
+    remedy = "the running process has other flags: converge the host"
+    if isinstance(seen, int) and seen < server.context:
+        # The server caps a slot at what the model was trained for, and says so only in its log.
+        remedy += f"; if it stays so the model has no more: set context to {seen}"
+    found.compare(
+        "context", seen in slot_contexts(server), f"{seen} a slot", str(server.context), remedy
+    )
+    slots = props.get("total_slots")
+    found.compare(
+        "slots",
+        slots == server.parallel,
+        str(slots),
+        str(server.parallel),
+        "the running process has other flags: converge the host",
+    )
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One streamed completion.
+
+    + tokens: generated, thoughts included
+    + first_token: seconds from the request to the first of them; None where none came
+    + rate: tokens a second after that, as the server measured it; None where it doesn't say
+    """
+
+    tokens: int
+    first_token: float | None
+    rate: float | None
+    error: str = ""
+
+
+def read_completion(answer: Answer) -> Completion:
+    """The events of a streamed chat completion, taken together."""
+    tokens, first, rate, error = 0, None, None, ""
+    for line, seconds in zip(answer.body.split("\n"), answer.seconds, strict=False):
+        event = _event(line)
+        if event.get("error"):
+            error = _error_message(event["error"])
+        if _has_text(event):
+            tokens += 1
+            first = seconds if first is None else first
+        timings = event.get("timings")
+        if isinstance(timings, dict):
+            tokens = int(timings.get("predicted_n") or tokens)
+            rate = timings.get("predicted_per_second") or rate
+    return Completion(tokens, first, rate, error)
+
+
+def _event(line: str) -> Mapping[str, Any]:
+    """One line of a server-sent stream; ``error: {...}`` is how older builds tell of one."""
+    field_name, _, text = line.partition(": ")
+    if field_name not in ("data", "error"):
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    if not isinstance(value, dict):
+        return {}
+    return value if field_name == "data" else {"error": value}
+
+
+def _error_message(error: Any) -> str:
+    return str(error.get("message") or error) if isinstance(error, dict) else str(error)
+
+
+def _has_text(event: Mapping[str, Any]) -> bool:
+    choices = event.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return False
+    delta = choices[0].get("delta")
+    return isinstance(delta, dict) and bool(delta.get("content") or delta.get("reasoning_content"))
+
+
+def _judge_completion(found: _Findings, server: ServerSettings, answer: Answer) -> None:
+    completion = read_completion(answer)
+    log = f"see journalctl -u {_unit(server)}"
+    if answer.status != 200:
+        remedy = _access_remedy(server, answer) if answer.status in (401, 403) else log
+        found.bad("completion", _said(answer, "the completion"), remedy)
+    elif completion.error:
+        found.bad("completion", f"broke off: {completion.error}", log)
+    elif completion.first_token is None:
+        said = f": {answer.error}" if answer.error else ""
+        found.bad("completion", f"no token came{said}", f"are all slots busy? If not, {log}")
+    elif answer.exit_code != 0:
+        found.bad("completion", f"broke off after {completion.tokens} tokens: {answer.error}", log)
+    else:
+        rate = completion.rate or 0.0
+        found.good(
+            "completion",
+            f"first token after {completion.first_token:.2f} s, {rate:.1f} tokens/s",
+            first_token_s=round(completion.first_token, 3),
+            tokens_per_s=round(rate, 2),
+            tokens=completion.tokens,
+        )
+
+
+# OpenCode ---------------------------------------------------------------------------------------
+
+
+def judge_opencode(
+    host: str, settings: OpenCodeSettings, users: Sequence[LiveUser]
+) -> list[Finding]:
+    """Everything about OpenCode: how it resolves for each user, and whether servers answer."""
+    by_name = {user.name: user for user in users}
+    findings: list[Finding] = []
+    for name in settings.users:
+        found = _Findings(host, f"user {name}")
+        user = by_name.get(name)
+        if user is None or not user.exists:
+            found.bad(
+                "account",
+                f"the host has no account {name}",
+                f"create it (useradd --create-home {name}), or take it out of opencode.users",
+            )
+        else:
+            _judge_config(found, settings, user)
+            for provider in settings.providers:
+                _judge_reach(found, provider, user.models.get(provider.id))
+        findings += found.all
+    return findings
+
+
+def _judge_config(found: _Findings, settings: OpenCodeSettings, user: LiveUser) -> None:
+    try:
+        config = json.loads(user.config) if user.exit_code == 0 else None
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        found.bad("config", _opencode_said(user), _opencode_remedy(user))
+        return
+    differences = config_differences(settings, config)
+    if differences:
+        found.bad(
+            "config",
+            "; ".join(differences),
+            "converge the host; if it stays so, a file of the user's wins (opencode.jsonc, "
+            "$OPENCODE_CONFIG): take the value out there",
+        )
+    else:
+        found.good("config", f"resolves to {settings.default_model}")
+
+
+def _opencode_said(user: LiveUser) -> str:
+    """OpenCode's complaint without colours, and without the file that it quotes whole."""
+    if user.exit_code == 127:
+        return "there is no OpenCode"
+    if user.exit_code == 124:
+        return "opencode debug config took more than 60 s"
+    text = _COLOUR.sub("", user.error)
+    text = re.sub(r"--- JSONC Input ---.*?--- Errors ---", "", text, flags=re.S)
+    text = text.split("--- End ---")[0].removeprefix("Error: ")
+    said = textwrap.shorten(text, 400, placeholder=" ...")
+    return said or f"opencode debug config exited {user.exit_code}"
+
+
+def _opencode_remedy(user: LiveUser) -> str:
+    if user.exit_code == 127:
+        return "converge the host"
+    return "mend the file that it names, or converge the host"
+
+
+def config_differences(settings: OpenCodeSettings, config: Mapping[str, Any]) -> list[str]:
+    """Where a resolved configuration is not what the fleet declares, in words."""
+    differences = [
+        _difference(key, config.get(key), wanted)
+        for key, wanted in (
+            ("model", settings.default_model),
+            ("small_model", settings.default_model),
+        )
+    ]
+    enabled = config.get("enabled_providers")
+    wanted = sorted(provider.id for provider in settings.providers)
+    seen = sorted(map(str, enabled)) if isinstance(enabled, list) else enabled
+    differences.append(_difference("enabled_providers", seen, wanted))
+    disabled = config.get("disabled_providers")
+    for provider in settings.providers:
+        if isinstance(disabled, list) and provider.id in disabled:
+            differences.append(f"disabled_providers holds {provider.id}")
+        differences += _provider_differences(provider, config)
+    return [difference for difference in differences if difference]
+
+
+def _provider_differences(provider: OpenCodeProvider, config: Mapping[str, Any]) -> list[str]:
+    entry = _at(config, "provider", provider.id)
+    if not isinstance(entry, dict):
+        return [f"there is no provider {provider.id}"]
+    model = provider.model
+    at = ("models", model.id)
+    return [
+        _difference(f"provider.{provider.id}.{'.'.join(path)}", _at(entry, *path), wanted)
+        for path, wanted in (
+            (("options", "baseURL"), provider.base_url),
+            ((*at, "limit", "context"), model.context),
+            ((*at, "limit", "output"), model.output),
+        )
+    ]
+
+
+def _at(value: Any, *path: str) -> Any:
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _difference(path: str, seen: Any, wanted: Any) -> str:
+    if seen == wanted:
+        return ""
+    return f"{path} is {json.dumps(seen)}, expected {json.dumps(wanted)}"
+
+
+def _judge_reach(found: _Findings, provider: OpenCodeProvider, answer: Answer | None) -> None:
+    check = f"reach {provider.id}"
+    if answer is None:
+        found.bad(check, "was not asked", "see the configuration's own finding")
+        return
+    if answer.status in (401, 403):
+        found.bad(
+            check,
+            _said(answer, provider.base_url),
+            "the user's key is not the server's: converge both hosts",
+        )
+        return
+    if answer.status != 200:
+        found.bad(
+            check,
+            _said(answer, provider.base_url),
+            f"verify {provider.server} itself; then its address, `host` setting and firewalls",
+        )
+        return
+    listed = answer.json()
+    data = listed.get("data") if isinstance(listed, dict) else None
+    ids = [str(item.get("id")) for item in data or [] if isinstance(item, dict)]
+    found.compare(
+        check,
+        provider.model.id in ids,
+        f"offers {', '.join(ids) or 'nothing'}",
+        provider.model.id,
+        f"converge {provider.server.partition('/')[0]}",
+    )

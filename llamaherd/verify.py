@@ -1,0 +1,364 @@
+"""``llamaherd verify``: ask every live server and every OpenCode what they really are.
+
+"pyinfra exited 0" is not success; a live answer is. Each host is asked over SSH, where its servers
+listen; nothing is changed there. One host's failure hides no other's result. The judging itself is
+pure and lives in :mod:`llamaherd.verification`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inventories.fleet import Fleet, load_fleet
+from inventories.groups import host_data
+from inventories.lock import Lock, check_lock, read_lock
+from inventories.resolve import UnlockedError, resolve_host
+from inventories.secrets import SecretError
+from inventories.settings import HostSettings, ServerSettings
+from llamaherd.arguments import FLEET_HELP, fleet_path
+from llamaherd.verification import Finding, judge_opencode, judge_server
+from schemas.problems import ProblemsError
+from schemas.validate import did_you_mean
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+
+COMPLETION_SECONDS = 120
+# What each question may take on the host, a little more than the limits in facts/live.py.
+_CONNECT, _REQUEST, _OPENCODE = 30, 12, 65
+
+
+@dataclass(frozen=True)
+class HostReport:
+    """One host: whether it was reached, and everything found."""
+
+    name: str
+    reached: bool
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every finding is well."""
+        return all(finding.ok for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run found. ``problems`` are the fleet file's own; no host was asked then."""
+
+    fleet: Path
+    hosts: tuple[HostReport, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def failures(self) -> tuple[Finding, ...]:
+        """Findings that are not well, over all hosts."""
+        return tuple(f for host in self.hosts for f in host.findings if not f.ok)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is well."""
+        return not self.failures and not self.problems
+
+    def document(self) -> dict[str, Any]:
+        """The report, as ``schemas/verify.report.schema.json`` describes it."""
+        return {
+            "ok": self.ok,
+            "fleet": str(self.fleet),
+            "hosts": [
+                {
+                    "name": host.name,
+                    "ok": host.ok,
+                    "reached": host.reached,
+                    "checks": [asdict(finding) for finding in host.findings],
+                }
+                for host in self.hosts
+            ],
+            "failures": [asdict(finding) for finding in self.failures],
+            "problems": list(self.problems),
+        }
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``verify`` to the command line."""
+    parser = subparsers.add_parser(
+        "verify",
+        help="ask every live server: health, build, model, context, one completion",
+        description="Ask every server of the fleet for its health, build, model, context and one "
+        "completion, and every OpenCode how its configuration resolves. Changes nothing. "
+        "Exits 0 when all is well, else 1.",
+    )
+    parser.add_argument("fleet", nargs="?", metavar="FLEET", help=FLEET_HELP)
+    parser.add_argument(
+        "--limit",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="ask only this host or group (may be given more than once)",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=COMPLETION_SECONDS,
+        help="seconds that a completion may take (default %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.set_defaults(func=run)
+
+
+def _seconds(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 1 to 3600")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out ``llamaherd verify``; 0 when all is well, else 1."""
+    path = fleet_path(args.fleet)
+    report = verify(path, args.limit, args.timeout)
+    if args.json:
+        print(json.dumps(report.document(), indent=2))
+    else:
+        _print(report)
+    return 0 if report.ok else 1
+
+
+def verify(path: Path, limit: Sequence[str] = (), timeout: int = COMPLETION_SECONDS) -> Report:
+    """Ask the fleet, or the hosts and groups that ``limit`` names."""
+    try:
+        fleet = load_fleet(path)
+        lock = read_lock(path)
+        problems = [str(problem) for problem in check_lock(fleet, lock)]
+    except ProblemsError as error:
+        return Report(path, problems=tuple(str(problem) for problem in error.problems))
+    names, unknown = _chosen(fleet, limit)
+    problems += unknown
+    if not fleet.hosts:
+        problems.append(f"{path}: the fleet has no host; add one under hosts:")
+    if problems or lock is None:
+        return Report(path, problems=tuple(problems))
+    return Report(path, hosts=tuple(_ask_hosts(fleet, lock, names, timeout)))
+
+
+def _chosen(fleet: Fleet, limit: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of the hosts to ask, and what is wrong with the limits."""
+    if not limit:
+        return list(fleet.hosts), []
+    chosen: set[str] = set()
+    problems = []
+    for name in limit:
+        if name in fleet.hosts:
+            chosen.add(name)
+        elif fleet.groups.get(name):
+            chosen.update(fleet.groups[name])
+        else:
+            known = [*fleet.hosts, *fleet.groups]
+            near = did_you_mean(name, known, known_as="its hosts and groups")
+            problems.append(f"--limit {name}: the fleet {fleet.path} has no such host{near}")
+    return [name for name in fleet.hosts if name in chosen], problems
+
+
+def _ask_hosts(fleet: Fleet, lock: Lock, names: Sequence[str], timeout: int) -> list[HostReport]:
+    settings: dict[str, HostSettings] = {}
+    entries: list[tuple[str, Mapping[str, Any]]] = []
+    reports: dict[str, HostReport] = {}
+    for name in names:
+        try:
+            settings[name] = resolve_host(fleet, lock, name)
+            entries.append((name, host_data(settings[name], fleet.path.absolute().parent)))
+        except (SecretError, UnlockedError) as error:
+            said = Finding(name, "host", "secret", False, str(error), "give it, then run again")
+            reports[name] = HostReport(name, False, (said,))
+    progress = _Progress(len(entries))
+    for report in ask_hosts(settings, entries, timeout, progress.step):
+        reports[report.name] = report
+    progress.clear()
+    return [reports[name] for name in names]
+
+
+def ask_hosts(
+    settings: Mapping[str, HostSettings],
+    entries: Sequence[tuple[str, Mapping[str, Any]]],
+    timeout: int = COMPLETION_SECONDS,
+    step: Callable[[], None] = lambda: None,
+) -> list[HostReport]:
+    """Connect to hosts and ask them everything that their settings declare.
+
+    + settings: by host name
+    + entries: names with pyinfra's host data
+    + timeout: seconds that one completion may take
+    + step: called when a host is done
+    """
+    if not entries:
+        return []
+    # Loading pyinfra takes long, and patches the standard library: only when it is needed.
+    from llamaherd.runner import run_on_hosts
+
+    found: dict[str, list[Finding]] = {name: [] for name, _ in entries}
+
+    def examine(host: Host) -> None:
+        _examine(host, settings[host.name], timeout, found[host.name])
+
+    results = run_on_hosts(
+        entries,
+        examine,
+        seconds=lambda name: host_seconds(settings[name], timeout),
+        done=lambda _: step(),
+    )
+    reports = []
+    for result in results:
+        findings = found[result.host]
+        if result.error:
+            check = "answer" if result.connected else "connect"
+            remedy = (
+                "run again; if it stays so, look at the host's load and network"
+                if result.connected
+                else "is it on, and does `ssh` reach it with the fleet's ssh settings?"
+            )
+            findings.append(Finding(result.host, "host", check, False, result.error, remedy))
+        elif not findings:
+            findings.append(
+                Finding(result.host, "host", "connect", True, "reached; nothing to verify")
+            )
+        reports.append(HostReport(result.host, result.connected, tuple(findings)))
+    return reports
+
+
+def host_seconds(settings: HostSettings, timeout: int) -> float:
+    """How long a host may take in all, so that it never holds up the run for ever."""
+    seconds = _CONNECT + len(settings.servers) * (3 * _REQUEST + timeout)
+    if settings.opencode is not None:
+        one = _OPENCODE + len(settings.opencode.providers) * _REQUEST
+        seconds += len(settings.opencode.users) * one
+    return seconds
+
+
+def _examine(host: Host, settings: HostSettings, timeout: int, found: list[Finding]) -> None:
+    """Ask one connected host; findings go into ``found`` as they come, so that none gets lost."""
+    for server in settings.servers:
+        question = partial(_ask_server, host, settings, server, timeout)
+        found += _guarded(settings.name, f"server {server.name}", question)
+    if settings.opencode is not None and settings.opencode.users:
+        found += _guarded(settings.name, "host", partial(_ask_opencode, host, settings))
+
+
+def _guarded(host: str, subject: str, question: Callable[[], list[Finding]]) -> list[Finding]:
+    """The question's findings; an answer that makes no sense is a finding too."""
+    from pyinfra.api.exceptions import FactProcessError
+
+    from llamaherd.runner import RemoteError
+
+    try:
+        return question()
+    except (RemoteError, FactProcessError) as error:
+        remedy = "run the same on the host by hand; is the SSH user allowed to use sudo?"
+        return [Finding(host, subject, "answer", False, str(error), remedy)]
+
+
+def _ask_server(
+    host: Host, settings: HostSettings, server: ServerSettings, timeout: int
+) -> list[Finding]:
+    from facts.live import LiveServer
+    from llamaherd.runner import ask
+
+    live = ask(
+        host,
+        LiveServer,
+        server=server.name,
+        port=server.port,
+        address=server.host,
+        model=server.model,
+        timeout=timeout,
+    )
+    return judge_server(settings, server, live)
+
+
+def _ask_opencode(host: Host, settings: HostSettings) -> list[Finding]:
+    from facts.live import LiveOpenCode
+    from llamaherd.runner import ask
+
+    assert settings.opencode is not None
+    providers = {provider.id: provider.base_url for provider in settings.opencode.providers}
+    users = ask(host, LiveOpenCode, users=settings.opencode.users, providers=providers)
+    return judge_opencode(settings.name, settings.opencode, users)
+
+
+class _Progress:
+    """How many hosts are done, on one line that is written over; silent without a terminal."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._shown = sys.stderr.isatty() and total > 0
+        self._show()
+
+    def step(self) -> None:
+        self._done += 1
+        self._show()
+
+    def clear(self) -> None:
+        if self._shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    def _show(self) -> None:
+        if self._shown:
+            text = f"asking: {self._done} of {self._total} hosts done"
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _print(report: Report) -> None:
+    for problem in report.problems:
+        print(problem, file=sys.stderr)
+    if report.problems:
+        return
+    width = min(shutil.get_terminal_size((80, 24)).columns, 120)
+    print(render(report, width))
+
+
+def render(report: Report, width: int = 80) -> str:
+    """The report for a person: a table, then what is wrong and what to do, then one line."""
+    findings = [finding for host in report.hosts for finding in host.findings]
+    rows = [("HOST", "WHAT", "CHECK", "STATE", "DETAIL")]
+    rows += [(f.host, f.subject, f.check, "ok" if f.ok else "FAILED", f.detail) for f in findings]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = []
+    for row in rows:
+        lead = "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=False))
+        room = max(20, width - len(lead) - 2)
+        lines.append(f"{lead}  {_shorten(row[4], room)}".rstrip())
+    for failure in report.failures:
+        lines += ["", f"{failure.host}: {failure.subject}: {failure.check}"]
+        lines += _wrapped(failure.detail, width)
+        lines += _wrapped(f"-> {failure.remedy}", width)
+    return "\n".join([*lines, "", _summary(report)])
+
+
+def _shorten(text: str, room: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= room else text[: room - 3] + "..."
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ")
+
+
+def _summary(report: Report) -> str:
+    checks = sum(len(host.findings) for host in report.hosts)
+    noun = "host" if len(report.hosts) == 1 else "hosts"
+    if report.ok:
+        return f"{len(report.hosts)} {noun}, {checks} checks: all well"
+    failed = sum(not host.ok for host in report.hosts)
+    return (
+        f"{len(report.hosts)} {noun}, {checks} checks: {len(report.failures)} failed "
+        f"on {failed} {'host' if failed == 1 else 'hosts'}"
+    )
