@@ -1,0 +1,73 @@
+# llamaherd: set-up, tests and demo. `make` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+LAB := $(BIN)/python molecule/lab/lab.py
+
+# Molecule and ansible call each other, pytest and pyinfra by name.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help venv lint check test molecule demo demo-clean lab-tools downloads clean clean-cache
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## The project and its tools in .venv
+
+# A virtual environment needs Debian's python3-venv where Python is Debian's.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo 'llamaherd needs Python 3.11 or newer: make PYTHON=python3.11 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(APT) python3-venv
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+lint: venv ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	MYPYPATH=molecule/lab $(BIN)/mypy --strict molecule/lab/*.py
+
+check: lint ## The fast part of the tests: lint, types, unit tests, plans (under 90 s)
+	$(BIN)/pytest -m 'not lab'
+
+# The scenarios of Molecule run inside it: tests/lab/test_scenarios.py.
+test: lab-tools downloads lint ## Everything, on real systemd hosts (root; under 60 min)
+	$(BIN)/pytest
+
+molecule: lab-tools downloads ## Only Molecule's default scenario
+	$(BIN)/molecule test
+
+demo: lab-tools downloads ## The main job on a throw-away host; KEEP=1 leaves it up
+	@exec $(BIN)/python molecule/lab/demo.py $(if $(KEEP),--keep)
+
+demo-clean: ## Remove the host that `make demo KEEP=1` left
+	@$(LAB) destroy demo --missing-ok
+
+APT := apt-get install --yes --quiet --no-install-recommends
+TOOLS := systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 nft:nftables \
+    ssh:openssh-client unshare:util-linux mount:mount ps:procps
+
+lab-tools: ## What lab hosts need from this machine's own packages (root)
+	@missing=(); for tool in $(TOOLS); do \
+	    command -v "$${tool%%:*}" >/dev/null || missing+=("$${tool##*:}"); done; \
+	if [ "$${#missing[@]}" -gt 0 ]; then \
+	    echo "installing $${missing[*]}"; apt-get update --quiet && $(APT) "$${missing[@]}"; fi
+
+downloads: venv ## The model and the source archive that labs use
+	@$(BIN)/python molecule/lab/downloads.py >/dev/null
+
+clean: ## Lab hosts, virtual environment and whatever tools left here; the cache stays
+	@if [ -x $(BIN)/python ] && [ -d .lab ]; then for state in .lab/*/lab.json; do \
+	    [ ! -e "$$state" ] || $(LAB) destroy "$$(basename "$$(dirname "$$state")")"; done; fi
+	rm -rf .lab $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f inventories/demo.lock.yaml molecule/default/fleet.lock.yaml pyinfra-debug.log
+
+clean-cache: ## Base roots, packages, downloads and compiler output kept for the next lab
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/llamaherd/lab"
