@@ -48,7 +48,8 @@ def llama_cpp(settings: LlamaCppSettings | None = None, cuda: CudaSettings | Non
     settings = settings or host_settings().llama_cpp
     if settings is None:
         return
-    build(settings=settings, cuda=cuda or host_settings().cuda or CudaSettings())
+    cuda = cuda or host_settings().cuda or CudaSettings()
+    build(name="Build llama.cpp", settings=settings, cuda=cuda)
 
 
 @host_operation

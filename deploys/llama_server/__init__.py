@@ -60,7 +60,7 @@ def llama_server(settings: HostSettings | None = None) -> None:
     """
     settings = settings or host_settings()
     if settings.llama_cpp is not None or settings.servers:
-        servers(settings=settings)
+        servers(name="Run the servers", settings=settings)
 
 
 @host_operation

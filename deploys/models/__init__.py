@@ -35,7 +35,7 @@ def models(settings: Sequence[ModelSettings] | None = None) -> None:
     """
     wanted = host_settings().models if settings is None else settings
     if wanted:
-        model_files(models=tuple(wanted))
+        model_files(name="Fetch the models", models=tuple(wanted))
 
 
 @host_operation

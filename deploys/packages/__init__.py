@@ -16,6 +16,7 @@ from deploys.common.operations import (
     read,
     system,
 )
+from deploys.common.progress import Amount
 from deploys.common.shell import digest, operand
 from facts.packages import DebPackages
 from inventories.settings import HostSettings
@@ -31,7 +32,7 @@ OPENCODE = ("git", "ripgrep")
 @deploy("Packages")
 def packages() -> None:
     """Install what the host's components need from its own distribution."""
-    installed(names=wanted(host_settings()))
+    installed(name="Install the distribution's packages", names=wanted(host_settings()))
 
 
 def wanted(settings: HostSettings) -> tuple[str, ...]:
@@ -78,6 +79,20 @@ def require_apt() -> None:
         )
 
 
+# What apt says it will do, and how much of it is done: a package is unpacked, then set up.
+APT_PROBE = r"""sed -n 's/^.* \([0-9]*\) newly installed.*/total \1/p' log 2>/dev/null
+grep -cE '^(Unpacking|Setting up) ' log 2>/dev/null"""
+
+
+def apt_progress(lines: list[str]) -> Amount | None:
+    """The lines of :data:`APT_PROBE` as steps, two a package."""
+    totals = [int(line.split()[1]) for line in lines if line.startswith("total ")]
+    counts = [int(line) for line in lines if line.isdigit()]
+    if not totals or not totals[-1] or not counts:
+        return None
+    return Amount(min(counts[-1], totals[-1] * 2), totals[-1] * 2)
+
+
 def install_job(missing: list[str]) -> Job:
     """The job that refreshes the package lists and installs; it waits for another dpkg."""
     apt = "apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3"
@@ -91,5 +106,7 @@ def install_job(missing: list[str]) -> Job:
         name=f"packages-{digest(missing)}",
         title=f"installing {len(missing)} packages",
         script=script,
+        probe=APT_PROBE,
+        progress=apt_progress,
         remedy="check the host's package sources and whether another dpkg holds its lock",
     )

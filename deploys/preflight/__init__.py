@@ -29,7 +29,7 @@ def preflight(settings: HostSettings | None = None) -> None:
 
     + settings: default to the host's own
     """
-    checks(settings=settings or host_settings())
+    checks(name="Check the host against the fleet", settings=settings or host_settings())
 
 
 @host_operation
