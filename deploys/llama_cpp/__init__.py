@@ -36,7 +36,7 @@ from deploys.llama_cpp.build import (
 from facts.llama_cpp import LlamaCppBuilds
 from inventories.settings import ArchiveSource, Artifact, CudaSettings, LlamaCppSettings
 
-__all__ = ["build", "host_build", "llama_cpp"]
+__all__ = ["compiled", "host_build", "llama_cpp"]
 
 
 @deploy("llama.cpp")
@@ -49,11 +49,11 @@ def llama_cpp(settings: LlamaCppSettings | None = None, cuda: CudaSettings | Non
     if settings is None:
         return
     cuda = cuda or host_settings().cuda or CudaSettings()
-    build(name="Build llama.cpp", settings=settings, cuda=cuda)
+    compiled(name="Build llama.cpp", settings=settings, cuda=cuda)
 
 
 @host_operation
-def build(settings: LlamaCppSettings, cuda: CudaSettings) -> Commands:
+def compiled(settings: LlamaCppSettings, cuda: CudaSettings) -> Commands:
     """Have the build that these settings make on this host.
 
     + settings: source, number, targets, architectures, definitions
