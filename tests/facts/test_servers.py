@@ -1,0 +1,79 @@
+"""A server's state is read off its unit and its process, never off what we wrote."""
+
+import subprocess
+
+import pytest
+from pyinfra.api.exceptions import FactProcessError
+
+from facts.servers import LlamaServers, ServersState, parse_servers
+
+RUNNING = """@@llamaherd:account
+998
+@@llamaherd:units
+/etc/systemd/system/llama-server@coder.service
+/etc/systemd/system/llama-server@old.service
+@@llamaherd:server coder
+MainPID=814
+NRestarts=2
+LoadState=loaded
+ActiveState=active
+SubState=running
+DropInPaths=/etc/systemd/system/llama-server@coder.service.d/memory.conf
+UnitFileState=enabled
+NeedDaemonReload=no
+Executable=/opt/llama.cpp/b1-0c1e570-5f/bin/llama-server (deleted)
+Config=0123456789abcdef
+KeyCurrent=no
+@@llamaherd:server spare
+MainPID=0
+NRestarts=0
+LoadState=not-found
+ActiveState=inactive
+SubState=dead
+DropInPaths=
+UnitFileState=
+NeedDaemonReload=no
+@@llamaherd:options /opt/llama.cpp/b1-0c1e570-5f
+--alias --api-key-file --load-mode
+""".splitlines()
+
+
+def test_a_running_server_tells_what_its_process_really_is() -> None:
+    coder = parse_servers(RUNNING).servers["coder"]
+    assert (coder.active, coder.sub, coder.enabled, coder.pid) == (
+        "active",
+        "running",
+        "enabled",
+        814,
+    )
+    assert coder.executable.endswith("(deleted)")
+    assert (coder.config, coder.key_current, coder.restarts) == ("0123456789abcdef", False, 2)
+    assert coder.drop_ins == ("/etc/systemd/system/llama-server@coder.service.d/memory.conf",)
+
+
+def test_a_server_that_never_was_is_not_found() -> None:
+    spare = parse_servers(RUNNING).servers["spare"]
+    assert (spare.load, spare.pid, spare.config, spare.key_current) == ("not-found", 0, "", True)
+
+
+def test_units_of_ours_that_nobody_asked_for_are_told() -> None:
+    state = parse_servers(RUNNING)
+    assert state.others == ("old",)
+    assert state.account
+    assert state.options["/opt/llama.cpp/b1-0c1e570-5f"] >= {"--alias", "--load-mode"}
+
+
+def test_an_empty_host_has_nothing() -> None:
+    empty = ["@@llamaherd:account", "@@llamaherd:units"]
+    assert parse_servers(empty) == ServersState()
+
+
+def test_an_answer_that_is_no_answer_fails_this_host_alone() -> None:
+    with pytest.raises(FactProcessError, match=r"llama-server@coder\.service"):
+        parse_servers(["@@llamaherd:server coder", "Failed to connect to bus"])
+
+
+@pytest.mark.parametrize("name", ["coder", "it's", "a b", "$(touch x)"])
+def test_the_command_is_sound_shell_whatever_the_name(name: str) -> None:
+    command = LlamaServers().command([name], [f"/opt/{name}"])
+    subprocess.run(["sh", "-n"], input=command, text=True, check=True)

@@ -1,0 +1,50 @@
+"""What hosts said of themselves, recorded, one file a host; and what is made of it."""
+
+from pathlib import Path
+
+import pytest
+from pyinfra.api.exceptions import FactProcessError
+
+from facts.system import Listener, SystemState, parse_system
+
+CASES = Path(__file__).parent / "system"
+
+
+def case(name: str) -> SystemState:
+    return parse_system((CASES / f"{name}.txt").read_text().splitlines())
+
+
+def test_a_debian_12_host_without_gpus() -> None:
+    state = case("debian12-lab")
+    assert (state.platform, state.architecture, state.glibc) == ("debian12", "x86_64", "2.36")
+    assert (state.cores, state.cpu, state.systemd, state.root) == (2, "AMD EPYC", 252, True)
+    assert state.memory_total == 24684092 * 1024
+    assert state.disk_free == {"/opt": 78450823168, "/var/lib": 78450823168}
+    assert state.gpus == ()
+    assert state.listeners == (Listener(22, "sshd[36]", "ssh.service"),)
+
+
+def test_a_container_has_no_systemd() -> None:
+    state = case("debian12-container-without-systemd")
+    assert state.systemd == 0
+    assert state.listeners == ()
+
+
+@pytest.mark.parametrize(
+    ("distribution", "version", "platform"),
+    [
+        ("debian", "13", "debian13"),
+        ("ubuntu", "24.04", "ubuntu2404"),
+        ("rocky", "9.5", "rhel9"),
+        ("fedora", "42", "fedora42"),
+    ],
+)
+def test_vendors_names_of_distributions(distribution: str, version: str, platform: str) -> None:
+    assert SystemState(distribution=distribution, version_id=version).platform == platform
+
+
+@pytest.mark.parametrize("cut", [0, 5, 12, 13])
+def test_cut_output_fails_this_host_alone(cut: int) -> None:
+    lines = (CASES / "debian12-lab.txt").read_text().splitlines()[:cut]
+    with pytest.raises(FactProcessError, match="what the host says it is"):
+        parse_system(lines)
