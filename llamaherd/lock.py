@@ -41,9 +41,9 @@ from llamaherd.arguments import (
     add_fleet_argument,
     add_json_argument,
     fleet_path,
+    problem_document,
 )
 from llamaherd.tables import table
-from llamaherd.validate import problem_document
 from schemas.problems import Position, Problem, ProblemsError
 from schemas.validate import did_you_mean
 
