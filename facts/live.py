@@ -28,6 +28,7 @@ from facts.sections import SECTION, split_sections
 
 _STATUS = "@@status "
 _EXIT = "@@exit "
+_NUMBERED = re.compile(r"^@@(status|exit) (\d{1,3})$")
 _CURL_ERROR = re.compile(r"^curl: \(\d+\) ")
 _STAMP = re.compile(r"^(\d+\.\d+) ?(.*)$", re.S)
 
@@ -185,10 +186,10 @@ def _answer(lines: Sequence[str], seconds: Sequence[float]) -> Answer:
     status, exit_code, error = 0, 0, ""
     body: list[tuple[str, float]] = []
     for index, line in enumerate(lines):
-        if line.startswith(_STATUS):
-            status = int(line.removeprefix(_STATUS))
-        elif line.startswith(_EXIT):
-            exit_code = int(line.removeprefix(_EXIT))
+        if match := _NUMBERED.match(line):
+            # Ours come last, so that a body that looks like them doesn't count.
+            status = int(match[2]) if match[1] == "status" else status
+            exit_code = int(match[2]) if match[1] == "exit" else exit_code
         elif _CURL_ERROR.match(line):
             error = line
         elif "curl: not found" in line or "curl: command not found" in line:

@@ -351,7 +351,9 @@ def _opencode_said(user: LiveUser) -> str:
     if user.exit_code == 124:
         return "opencode debug config took more than 60 s"
     text = _COLOUR.sub("", user.error)
+    # It quotes the file, and the broken line once more: there may be secrets in them.
     text = re.sub(r"--- JSONC Input ---.*?--- Errors ---", "", text, flags=re.S)
+    text = re.sub(r"^\s*(Line \d+: .*|\^)$", "", text, flags=re.M)
     text = text.split("--- End ---")[0].removeprefix("Error: ")
     said = textwrap.shorten(text, 400, placeholder=" ...")
     return said or f"opencode debug config exited {user.exit_code}"

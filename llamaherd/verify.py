@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,14 @@ from inventories.lock import Lock, check_lock, read_lock
 from inventories.resolve import UnlockedError, resolve_host
 from inventories.secrets import SecretError
 from inventories.settings import HostSettings, ServerSettings
-from llamaherd.arguments import FLEET_HELP, fleet_path
+from llamaherd.arguments import (
+    CommandError,
+    Subparsers,
+    add_fleet_argument,
+    add_json_argument,
+    fleet_path,
+)
+from llamaherd.tables import WIDTH, table
 from llamaherd.verification import Finding, judge_opencode, judge_server
 from schemas.problems import ProblemsError
 from schemas.validate import did_you_mean
@@ -88,7 +94,7 @@ class Report:
         }
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add ``verify`` to the command line."""
     parser = subparsers.add_parser(
         "verify",
@@ -97,7 +103,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "completion, and every OpenCode how its configuration resolves. Changes nothing. "
         "Exits 0 when all is well, else 1.",
     )
-    parser.add_argument("fleet", nargs="?", metavar="FLEET", help=FLEET_HELP)
+    add_fleet_argument(parser)
     parser.add_argument(
         "--limit",
         metavar="HOST",
@@ -112,7 +118,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=COMPLETION_SECONDS,
         help="seconds that a completion may take (default %(default)s)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json_argument(parser)
     parser.set_defaults(func=run)
 
 
@@ -124,8 +130,10 @@ def _seconds(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out ``llamaherd verify``; 0 when all is well, else 1."""
-    path = fleet_path(args.fleet)
-    report = verify(path, args.limit, args.timeout)
+    try:
+        report = verify(fleet_path(args), args.limit, args.timeout)
+    except CommandError as error:
+        report = Report(Path(args.fleet or ""), problems=(str(error),))
     if args.json:
         print(json.dumps(report.document(), indent=2))
     else:
@@ -321,31 +329,29 @@ def _print(report: Report) -> None:
         print(problem, file=sys.stderr)
     if report.problems:
         return
-    width = min(shutil.get_terminal_size((80, 24)).columns, 120)
-    print(render(report, width))
+    print(render(report))
 
 
-def render(report: Report, width: int = 80) -> str:
+def render(report: Report, width: int = WIDTH) -> str:
     """The report for a person: a table, then what is wrong and what to do, then one line."""
+    headers = ("HOST", "WHAT", "CHECK", "STATE", "DETAIL")
     findings = [finding for host in report.hosts for finding in host.findings]
-    rows = [("HOST", "WHAT", "CHECK", "STATE", "DETAIL")]
-    rows += [(f.host, f.subject, f.check, "ok" if f.ok else "FAILED", f.detail) for f in findings]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = []
-    for row in rows:
-        lead = "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=False))
-        room = max(20, width - len(lead) - 2)
-        lines.append(f"{lead}  {_shorten(row[4], room)}".rstrip())
+    rows = [
+        (
+            f.host,
+            f.subject,
+            f.check,
+            "ok" if f.ok else "FAILED",
+            "see below" if not f.ok else f.detail,
+        )
+        for f in findings
+    ]
+    lines = [table(rows, headers, width)]
     for failure in report.failures:
         lines += ["", f"{failure.host}: {failure.subject}: {failure.check}"]
         lines += _wrapped(failure.detail, width)
         lines += _wrapped(f"-> {failure.remedy}", width)
     return "\n".join([*lines, "", _summary(report)])
-
-
-def _shorten(text: str, room: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= room else text[: room - 3] + "..."
 
 
 def _wrapped(text: str, width: int) -> list[str]:

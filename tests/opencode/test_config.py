@@ -209,7 +209,11 @@ def test_a_configuration_with_a_secret_in_the_open_is_known(text: str, secret: b
 
 names = st.text(max_size=6) | st.sampled_from(["provider", "model", "$schema", "coder", "options"])
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
     lambda children: st.lists(children, max_size=3) | st.dictionaries(names, children, max_size=3),
     max_leaves=12,
 )
