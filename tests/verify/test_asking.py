@@ -51,7 +51,7 @@ def listening(
     seen: list[tuple[str, str | None, bytes]] = []
     handler = type("Handler", (Listener,), {"replies": replies, "seen": seen})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield server.server_address[1], seen
     finally:

@@ -6,16 +6,14 @@ import json
 import socket
 import subprocess
 import sys
-import textwrap
-import time
 from typing import Any
 
 import pytest
 
 # In a process of its own: importing the runner patches the standard library for gevent.
-PROLOGUE = """
-import json, sys
-from llamaherd.runner import RemoteError, Result, ask, run_on_hosts
+SCRIPT = """
+import json, sys, time
+from llamaherd.runner import ask, run_on_hosts
 import gevent
 from pyinfra.api.facts import FactBase
 
@@ -25,75 +23,65 @@ class Say(FactBase[str]):
     def process(self, output):
         return " ".join(output)
 
-def report(results):
-    print(json.dumps([[r.host, r.value, r.error, r.connected] for r in results]))
+LOCAL = ("@local", {})
+GONE = ("gone", {"ssh_hostname": "127.0.0.1", "ssh_port": int(sys.argv[1])})
+
+def said(hosts, function, seconds=20):
+    results = run_on_hosts(hosts, function, seconds=lambda _: seconds)
+    return [[r.host, r.value, r.error, r.connected] for r in results]
+
+print(json.dumps({
+    "answer": said([LOCAL], lambda host: ask(host, Say, words="echo a; echo b")),
+    "gone": said([GONE, LOCAL], lambda host: ask(host, Say, words="echo fine")),
+    "complaint": said([LOCAL], lambda host: ask(host, Say, words="echo oops >&2; exit 3")),
+    "silence": said([LOCAL], lambda host: ask(host, Say, words="exit 3")),
+    "bug": said([LOCAL], lambda host: 1 / 0),
+    "endless": said([LOCAL], lambda host: gevent.sleep(60), seconds=1),
+}))
 """
 
 
-def run(code: str) -> list[list[Any]]:
+@pytest.fixture(scope="module")
+def results() -> dict[str, list[list[Any]]]:
+    """What each of the script's runs on this very machine brought."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     done = subprocess.run(
-        [sys.executable, "-c", PROLOGUE + textwrap.dedent(code)],
+        [sys.executable, "-c", SCRIPT, str(port)],
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     )
     assert done.stderr == ""
-    answer: list[list[Any]] = json.loads(done.stdout)
+    answer: dict[str, list[list[Any]]] = json.loads(done.stdout)
     return answer
 
 
-def test_a_function_asks_a_real_host() -> None:
-    assert run(
-        """
-        report(run_on_hosts([("@local", {})], lambda host: ask(host, Say, words="echo a; echo b"),
-                            seconds=lambda _: 20))
-        """
-    ) == [["@local", "a b", "", True]]
+def test_a_function_asks_a_real_host(results: dict[str, list[list[Any]]]) -> None:
+    assert results["answer"] == [["@local", "a b", "", True]]
 
 
-def test_one_hosts_trouble_leaves_the_others_alone() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    results = run(
-        f"""
-        hosts = [("gone", {{"ssh_hostname": "127.0.0.1", "ssh_port": {port}}}), ("@local", {{}})]
-        report(run_on_hosts(hosts, lambda host: ask(host, Say, words="echo fine"),
-                            seconds=lambda _: 20))
-        """
-    )
-    assert results[1] == ["@local", "fine", "", True]
-    name, value, error, connected = results[0]
+def test_a_host_that_is_gone_leaves_the_others_alone(results: dict[str, list[list[Any]]]) -> None:
+    gone, local = results["gone"]
+    assert local == ["@local", "fine", "", True]
+    name, value, error, connected = gone
     assert (name, value, connected) == ("gone", None, False)
     assert error.startswith("cannot connect: ")
     assert "\x1b" not in error
 
 
 @pytest.mark.parametrize(
-    ("function", "error"),
+    ("run", "error"),
     [
-        ("ask(host, Say, words='echo oops >&2; exit 3')", "oops"),
-        ("ask(host, Say, words='exit 3')", "Say: the command failed without a word"),
-        ("1 / 0", "division by zero"),
+        ("complaint", "oops"),
+        ("silence", "Say: the command failed without a word"),
+        ("bug", "division by zero"),
+        ("endless", "no answer within 1 s"),
     ],
 )
-def test_what_goes_wrong_on_a_host_is_its_result(function: str, error: str) -> None:
-    results = run(
-        f"""
-        report(run_on_hosts([("@local", {{}})], lambda host: {function}, seconds=lambda _: 20))
-        """
-    )
-    assert results == [["@local", None, error, True]]
-
-
-def test_a_host_that_never_answers_is_given_up() -> None:
-    started = time.monotonic()
-    results = run(
-        """
-        report(run_on_hosts([("@local", {})], lambda host: gevent.sleep(60),
-                            seconds=lambda _: 1))
-        """
-    )
-    assert time.monotonic() - started < 30
-    assert results == [["@local", None, "no answer within 1 s", True]]
+def test_what_goes_wrong_on_a_host_is_its_result(
+    results: dict[str, list[list[Any]]], run: str, error: str
+) -> None:
+    assert results[run] == [["@local", None, error, True]]
