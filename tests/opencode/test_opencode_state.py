@@ -14,6 +14,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from opencode_support import ARTIFACT, KEY, RECORDED, SETTINGS
 from pyinfra.api.exceptions import FactProcessError
 
 from deploys.common.files import ManagedFile, is_current
@@ -22,38 +23,6 @@ from deploys.opencode import refuse, user_files
 from deploys.opencode.config import system_config
 from deploys.opencode.install import current_manifest, install_job, run_path, run_script
 from facts.opencode import OpenCode, OpenCodeState, parse_opencode
-from inventories.settings import (
-    Artifact,
-    OpenCodeModel,
-    OpenCodeProvider,
-    OpenCodeSettings,
-    SecretReference,
-)
-
-RECORDED = Path(__file__).parent / "recorded"
-KEY = ".config/opencode/llamaherd/coder.key"
-ARTIFACT = Artifact(
-    "opencode-linux-x64-1.18.33.tgz",
-    60275143,
-    "149a676b59224b196626abda2fdbd34c8329ac326b57c4891ba3de446f3ca3c1",
-    url="https://mirror.example/opencode.tgz",
-)
-SETTINGS = OpenCodeSettings(
-    version="1.18.33",
-    artifacts={"x86_64": ARTIFACT},
-    users=("dev",),
-    providers=(
-        OpenCodeProvider(
-            "coder",
-            "llama-server (local)",
-            "opencode/coder",
-            "http://127.0.0.1:8888/v1",
-            OpenCodeModel("smollm2", "SmolLM2", 8192, 2048),
-            SecretReference(env="CODER_KEY"),
-        ),
-    ),
-    default="coder",
-)
 
 
 def recorded(name: str) -> OpenCodeState:

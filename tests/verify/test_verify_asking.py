@@ -1,7 +1,7 @@
 """The questions themselves: real shell, real curl, against what may listen at a server's port.
 
 The listener here is a small HTTP server, for what a real llama-server never does: a stranger at
-its port, an answer that stops halfway. Real answers are in ``test_server_findings.py``.
+its port, an answer that stops halfway. Real answers are in ``test_verify_server.py``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,169 @@
+"""What a converge does on hosts in several states, planned and carried out on a fake connector."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opencode_support import KEY, RECORDED, SETTINGS
+from pyinfra.api import Config, Inventory, State
+from pyinfra.api.connect import connect_all
+from pyinfra.api.deploy import add_deploy
+from pyinfra.api.operations import run_ops
+from pyinfra.api.state import StateStage
+from pyinfra.connectors.fake import FakeConnector
+from pyinfra.context import ctx_state
+
+from deploys.opencode import opencode
+from inventories.settings import OpenCodeSettings, SecretReference
+
+SYSTEM = """@@llamaherd:machine
+x86_64
+2
+0
+"""
+
+
+class Run:
+    """One converge of one fake host: the commands it was sent, and how it ended."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, output: str, settings: Any) -> None:
+        self.commands: list[str] = []
+        self.inputs: list[str] = []
+        answer = FakeConnector.run_shell_command
+
+        def record(connector: FakeConnector, command: Any, *args: Any, **arguments: Any) -> Any:
+            self.commands.append(str(command))
+            self.inputs.append(str(arguments.get("_stdin")))
+            return answer(connector, command, *args, **arguments)
+
+        monkeypatch.setattr(FakeConnector, "run_shell_command", record)
+        data = {
+            "fake_delay": 0,
+            "fake_delay_jitter": 0,
+            "fake_responses": {
+                "@@llamaherd:manifest": output.splitlines(),
+                "@@llamaherd:machine": SYSTEM.splitlines(),
+                "systemctl show": ["@@llamaherd:state", "inactive", "@@llamaherd:status", "0"],
+            },
+        }
+        state = State(Inventory(([("@fake", data)], {})), Config())
+        with ctx_state.use(state):
+            connect_all(state)
+            state.set_stage(StateStage.Prepare)
+            add_deploy(state, opencode, settings)
+            self.facts = len(self.commands)
+            self.operations = len(state.get_op_order())
+            state.set_stage(StateStage.Execute)
+            state.is_executing = True
+            try:
+                run_ops(state)
+            except Exception as error:  # pyinfra ends a run in which no host is left
+                assert "No hosts remaining" in str(error)  # noqa: PT017
+        results = state.results[next(iter(state.inventory))]
+        self.failed = bool(results.error_ops)
+
+    @property
+    def changes(self) -> list[str]:
+        """Commands that change something, by a word that names each."""
+        marks = {
+            "new=$(mktemp": "write",
+            "systemd-run": "job",
+            "ln -sfn": "link",
+        }
+        return [mark for c in self.commands for text, mark in marks.items() if text in c]
+
+
+@pytest.fixture
+def converge(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Converge a host that answers with a recorded output."""
+    monkeypatch.setenv("CODER_KEY", "generated-key")
+
+    def run(name: str, settings: OpenCodeSettings = SETTINGS, **changes: str) -> Run:
+        text = (RECORDED / f"{name}.txt").read_text()
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        return Run(monkeypatch, text, settings)
+
+    return run
+
+
+def in_order(tmp: str) -> str:
+    """The recorded host with the hash of this test's key."""
+    before = next(line.split()[4] for line in tmp.splitlines() if line.endswith(KEY))
+    return tmp.replace(before, hashlib.sha256(b"generated-key\n").hexdigest())
+
+
+def test_the_system_configuration_comes_before_the_binary_and_users_last(converge: Any) -> None:
+    run = converge("absent")
+    assert not run.failed
+    assert run.changes == ["write", "job", "link", "write", "write"]
+    writes = [command for command in run.commands if "new=$(mktemp" in command]
+    assert "/etc/opencode/opencode.json" in writes[0]
+    assert "runuser -u dev" in writes[1]
+    assert KEY in writes[1]
+    assert "/home/dev/.config/opencode/opencode.json" in writes[2]
+
+
+def test_a_host_in_order_costs_one_operation_and_two_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODER_KEY", "generated-key")
+    run = Run(monkeypatch, in_order((RECORDED / "installed.txt").read_text()), SETTINGS)
+    assert not run.failed
+    assert run.changes == []
+    assert run.operations == 1
+    assert run.facts == 2
+
+
+def test_the_key_travels_on_standard_input_only(converge: Any) -> None:
+    run = converge("absent")
+    assert not any("generated-key" in command for command in run.commands)
+    assert any("Z2VuZXJhdGVkLWtleQo=" in text for text in run.inputs)
+
+
+def test_a_binary_that_is_cut_off_is_installed_again(converge: Any) -> None:
+    assert "job" in converge("installed", **{"\n185354368\n": "\n100\n"}).changes
+
+
+def test_another_artifact_of_the_same_version_is_installed(converge: Any) -> None:
+    artifacts = {"x86_64": dataclasses.replace(SETTINGS.artifacts["x86_64"], sha256="0" * 64)}
+    settings = dataclasses.replace(SETTINGS, artifacts=artifacts)
+    assert "job" in converge("installed", settings).changes
+
+
+def test_a_run_that_died_before_the_link_is_healed(converge: Any) -> None:
+    changes = converge("installed", **{"/opt/opencode/1.18.33/run\n": "/opt/opencode/1.17.0/run\n"})
+    assert "link" in changes.changes
+    assert "job" not in changes.changes
+
+
+def test_nothing_is_changed_where_a_user_is_missing(converge: Any) -> None:
+    run = converge("absent", dataclasses.replace(SETTINGS, users=("dev", "ghost")))
+    assert run.failed
+    assert run.changes == []
+
+
+def test_nothing_is_changed_where_a_configuration_is_broken(converge: Any) -> None:
+    run = converge("broken")
+    assert run.failed
+    assert run.changes == []
+
+
+def test_nothing_is_changed_without_an_artifact_for_the_processor(converge: Any) -> None:
+    run = converge("absent", dataclasses.replace(SETTINGS, artifacts={}))
+    assert run.failed
+    assert run.changes == []
+
+
+def test_a_missing_secret_fails_the_host_before_anything_changes(
+    converge: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    provider = dataclasses.replace(
+        SETTINGS.providers[0], api_key=SecretReference(file=str(tmp_path / "none"))
+    )
+    run = converge("absent", dataclasses.replace(SETTINGS, providers=(provider,)))
+    assert run.failed
+    assert run.changes == []
