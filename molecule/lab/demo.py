@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from lab import LabError, lab_host, serve_hub, stop_on_signals
 from machines import REPOSITORY, Lab
 
 FLEET = "inventories/demo.yaml"
+LOCK = "inventories/demo.lock.yaml"
 PROMPT = "In one short sentence: what is a llama?"
 PROMPT_SECONDS = 600
 GRACE_SECONDS = 20
@@ -118,9 +120,10 @@ def converge_again(env: Mapping[str, str]) -> None:
 
 def ask(lab: Lab) -> None:
     """Let OpenCode on the host answer the prompt as ``dev``; LabError when no answer comes."""
-    print(f"$ opencode run {PROMPT!r}", flush=True)
+    question = shlex.quote(PROMPT)
+    print(f"$ opencode run {question}", flush=True)
     command = lab.ssh("-o", "BatchMode=yes", user="dev")
-    command.append(f"timeout {PROMPT_SECONDS} opencode run --format json {PROMPT!r}")
+    command.append(f"timeout {PROMPT_SECONDS} opencode run --format json {question}")
     answer = ""
     with child(command, env={}, capture=True) as process:
         assert process.stdout is not None
@@ -163,6 +166,8 @@ def demo(stages: Stages, *, keep: bool) -> None:
         with stages.stage("Validate the fleet file"):
             run([llamaherd, "validate"], env=env)
         with stages.stage("Lock it: names become revisions, sizes and checksums"):
+            # An earlier demo's hub had another address.
+            (REPOSITORY / LOCK).unlink(missing_ok=True)
             run([llamaherd, "lock"], env=env)
         with stages.stage("Converge: compile, download, serve, configure"):
             run([pyinfra, "inventory.py", "deploy.py", "-y"], env=env)
