@@ -28,7 +28,7 @@ from deploys.common.downloads import (
 from deploys.common.jobs import Job
 from deploys.common.operations import HostError
 from deploys.common.progress import Amount
-from deploys.common.shell import digest, operand
+from deploys.common.shell import digest, operand, words
 from deploys.cuda.shell import APT_FUNCTIONS, TOOL_FUNCTIONS
 from inventories.settings import CUDA_ROOT, Artifact, CudaSettings
 
@@ -111,6 +111,7 @@ def script(settings: CudaSettings) -> str:
     calls = "\n".join(
         _fetch_call(wheel, f"{staging(settings)}/wheels/{wheel.name}") for wheel in settings.wheels
     )
+    uploads = [upload_path(wheel) for wheel in settings.wheels if wheel.url is None]
     return (
         APT_FUNCTIONS
         + TOOL_FUNCTIONS
@@ -119,6 +120,7 @@ def script(settings: CudaSettings) -> str:
         .replace("@PARENT@", CUDA_ROOT)
         .replace("@STAGING@", operand(staging(settings)))
         .replace("@FETCH@", calls)
+        .replace("@UPLOADS@", words(uploads))
         .replace("@MANIFEST@", json.dumps(manifest(settings), indent=2, sort_keys=True))
     )
 
@@ -191,5 +193,5 @@ sync -f "$new/manifest.json"
 rm -rf -- "$staging/old"
 [ ! -e "$root" ] || mv -T -- "$root" "$staging/old"
 mv -T -- "$new" "$root"
-rm -rf -- "$staging"
+rm -rf -- "$staging" @UPLOADS@
 """

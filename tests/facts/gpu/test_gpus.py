@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyinfra.api.exceptions import FactProcessError
-from pyinfra_cli.util import json_encode
+from pyinfra_cli.util import json_encode  # type: ignore[import-untyped]
 
 from facts.gpu import GPU_QUERY, Gpu, GpuError, Gpus, parse_gpus
 
