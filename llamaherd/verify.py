@@ -360,11 +360,12 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 def _summary(report: Report) -> str:
     checks = sum(len(host.findings) for host in report.hosts)
-    noun = "host" if len(report.hosts) == 1 else "hosts"
+    asked = f"{_count(len(report.hosts), 'host')}, {_count(checks, 'check')}"
     if report.ok:
-        return f"{len(report.hosts)} {noun}, {checks} checks: all well"
+        return f"{asked}: all well"
     failed = sum(not host.ok for host in report.hosts)
-    return (
-        f"{len(report.hosts)} {noun}, {checks} checks: {len(report.failures)} failed "
-        f"on {failed} {'host' if failed == 1 else 'hosts'}"
-    )
+    return f"{asked}: {len(report.failures)} failed on {_count(failed, 'host')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
