@@ -17,7 +17,7 @@ from typing import Any
 
 from inventories.merge import empty_mapping, find_cycles, group_order, merge
 from inventories.references import resolve_default, resolve_providers
-from schemas.document import Document, Mark, Node, dotted
+from schemas.document import Document, Mark, Node, dotted, printable
 from schemas.problems import Problem
 from schemas.validate import did_you_mean
 
@@ -108,7 +108,7 @@ def check_draft(draft: Draft, document: Document) -> list[Problem]:
     rules = _Rules(draft)
     rules.check()
     return [
-        Problem(document.position(finding.mark), dotted(finding.path), finding.text())
+        Problem(document.position(finding.mark), dotted(finding.path), printable(finding.text()))
         for finding in rules.findings.values()
     ]
 
@@ -367,7 +367,7 @@ def _arguments(profile: _Profile, name: str, server: Node, rules: _Rules) -> Non
         flag = item.value.partition("=")[0]
         path = ("servers", name, "extra_args", index)
         if flag in OWN_ARGUMENTS:
-            message = f"{flag} belongs into the setting {OWN_ARGUMENTS[flag]} of the server"
+            message = f"instead of {flag}, use the setting {OWN_ARGUMENTS[flag]} of the server"
             rules.on_host(profile, item.mark, path, message)
         elif flag.startswith(DANGEROUS_ARGUMENTS):
             message = f"{flag} lets clients run things on the host; it is not for a shared server"

@@ -146,8 +146,21 @@ def parse_document(content: bytes, file: str) -> Document:
 
 def dotted(path: tuple[str | int, ...]) -> str:
     """A path the way messages print it: ``hosts.gpu-01.groups[0]``."""
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    parts = (f"[{part}]" if isinstance(part, int) else f".{on_one_line(part)}" for part in path)
     return "".join(parts).removeprefix(".")
+
+
+def on_one_line(text: str, longest: int = 60) -> str:
+    """Text as messages print it: escaped where a terminal would act on it, and shortened."""
+    line = printable(text)
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."
+
+
+def printable(text: str) -> str:
+    """Text in which whatever a terminal would act on is escaped."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 _NOT_UTF8 = "this is not UTF-8 text; save the file as UTF-8"
@@ -160,7 +173,7 @@ _MERGE_KEY = (
 _UNPRINTABLE = re.compile(
     "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|\ufeff"
 )
-_TAB_INDENT = re.compile(r"^ *\t(?=[ \t]*[^ \t\r\n#])", re.MULTILINE)
+_TAB_INDENT = re.compile(r"^ *\t", re.MULTILINE)
 
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False}
 _BOOLEANS["FALSE"] = False
@@ -170,7 +183,10 @@ _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)\Z")
 _FLOAT = re.compile(r"[-+]?[0-9]+\.[0-9]+\Z")
 _SURPRISES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"[-+]?0[0-9_]+\Z"), "a number with a leading zero is octal to some YAML readers"),
-    (re.compile(r"[-+]?[0-9][0-9_]*_[0-9_]*(\.[0-9_]*)?\Z"), "YAML 1.1 drops the underscores"),
+    (
+        re.compile(r"[-+]?[0-9][0-9_]*_[0-9_]*(\.[0-9_]*)?\Z"),
+        "YAML 1.1 drops the underscores of a number",
+    ),
     (
         re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?\Z"),
         "YAML 1.1 reads this as a number in base 60",
@@ -178,7 +194,7 @@ _SURPRISES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt \t].*)?\Z"), "YAML 1.1 reads this as a date"),
     (
         re.compile(r"[-+]?0([xX][0-9a-fA-F_]+|[oO][0-7_]+|[bB][01_]+)\Z"),
-        "some YAML readers take this for a number",
+        "only some YAML readers take this for a number",
     ),
     (
         re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.?[0-9]*)[eE][-+]?[0-9]+\Z|[-+]?(\.[0-9]+|[0-9]+\.)\Z"),
@@ -187,6 +203,7 @@ _SURPRISES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z"), "this is not a finite number"),
     (re.compile(r"[-+]?[0-9.]{31,}\Z"), "this number is too long"),
 )
+_QUOTE_OR_DECIMAL = "quote it if it is text, else write a plain decimal number"
 _SYNTAX_HINTS = (
     ("could not find expected ':'", "a ':' is missing after the key, or a quote is not closed"),
     ("did not find expected key", "this does not fit the lines above: check the indentation"),
@@ -231,8 +248,8 @@ def _plain_scalar(text: str) -> tuple[Kind, Any, str]:
         return "string", text, ""
     for pattern, why in _SURPRISES:
         if pattern.match(text):
-            remedy = "quote it, or write it as a plain decimal number"
-            return "invalid", None, f"{text[:40]}: {why}; {remedy}"
+            # The text is not repeated: it may be a password that should not be here.
+            return "invalid", None, f"{why}; {_QUOTE_OR_DECIMAL}"
     if _INTEGER.match(text):
         return "integer", int(text), ""
     if _FLOAT.match(text):
@@ -252,6 +269,7 @@ class _Frame:
     anchor: str | None
     key: str | _Discard | None = None
     key_mark: Mark = (1, 1)
+    refused: bool = False
 
 
 @dataclass
@@ -269,7 +287,7 @@ class _Builder:
 
     def report(self, mark: Mark, message: str) -> None:
         path = tuple(frame.key for frame in self.stack if isinstance(frame.key, str))
-        self.problems.append(Problem(Position(self.file, *mark), dotted(path), message))
+        self.problems.append(Problem(Position(self.file, *mark), dotted(path), printable(message)))
 
     def build(self, text: str) -> Node | None:
         """The root, or None when the text ends early; ``problems`` says why."""
@@ -345,8 +363,10 @@ class _Builder:
         return self._open(event, Node("sequence", [], _start(event)))
 
     def _open(self, event: Any, node: Node) -> bool:
+        frame = _Frame(node, event.anchor)
         if event.tag is not None:
             self.report(node.mark, _tag_message(event.tag))
+            frame.refused = True
         if len(self.stack) >= MAX_DEPTH:
             self.report(node.mark, f"nested deeper than {MAX_DEPTH} levels")
             return False
@@ -355,7 +375,7 @@ class _Builder:
         top = self.stack[-1] if self.stack else None
         if top is not None and top.node.kind == "mapping" and top.key is None:
             self.report(node.mark, "a key must be text, not a list or mapping; quote it if it is")
-        self.stack.append(_Frame(node, event.anchor))
+        self.stack.append(frame)
         return True
 
     def _close(self, _event: Any) -> bool:
@@ -367,6 +387,8 @@ class _Builder:
             node.nulls = node.nulls or child.nulls
             if child.height >= node.height:
                 node.height = child.height + 1
+        if frame.refused:
+            node.kind = "invalid"
         return self._add(node, frame.anchor)
 
     def _alias(self, event: Any) -> bool:
@@ -408,18 +430,19 @@ class _Builder:
     def _key(self, top: _Frame, node: Node) -> None:
         top.key = _Discard()
         top.key_mark = node.mark
-        if node.kind in ("mapping", "sequence"):
+        if isinstance(node.value, (dict, list)):
             return
         if node.kind != "string" and node.kind != "invalid":
-            shown = node.text or "an empty key"
-            self.report(node.mark, f'{shown}: a key must be text; quote it, "{node.text}"')
+            shown = on_one_line(node.text) or "an empty key"
+            self.report(node.mark, f"{shown}: a key must be text; quote it")
         if node.text == "<<":
             self.report(node.mark, _MERGE_KEY)
             return
         if node.text in top.node.keys:
             first = top.node.keys[node.text][0]
-            where = f"first on line {first}" if first != node.mark[0] else "twice on this line"
-            self.report(node.mark, f"the key {node.text} is written twice, {where}; keep one")
+            name = on_one_line(node.text)
+            where = f"on line {first} already" if first != node.mark[0] else "on this line before"
+            self.report(node.mark, f"the key {name} is written {where}; keep one of them")
             return
         top.key = node.text
 

@@ -9,7 +9,7 @@ so that no rule is skipped in silence.
 
 Two annotations, which VS Code's JSON and YAML services understand as well, hold the words for
 people: ``patternErrorMessage`` (after the value: "is not ...") and ``errorMessage`` (instead of
-any message about the type, and the value is not repeated: for secrets).
+any message about type or pattern, and the value is not repeated: for secrets).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from schemas.document import Document, Mark, Node, dotted
+from schemas.document import Document, Mark, Node, dotted, on_one_line, printable
 from schemas.problems import Problem
 
 PathParts = tuple[str | int, ...]
@@ -91,7 +91,7 @@ def check_document(document: Document, schema_name: str) -> list[Problem]:
     problems: list[Problem] = []
 
     def report(mark: Mark, path: PathParts, message: str) -> None:
-        problems.append(Problem(document.position(mark), dotted(path), message))
+        problems.append(Problem(document.position(mark), dotted(path), printable(message)))
 
     _compiled(schema_name)(document.root, (), (1, 1), report)
     return problems
@@ -107,7 +107,7 @@ def did_you_mean(word: str, known: Iterable[str], *, known_as: str = "known") ->
     if near:
         return f"; did you mean {near[0]}?"
     if not names:
-        return f"; there is nothing {known_as}"
+        return "; there are none in this file"
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"; {known_as}: {shown}"
 
@@ -250,7 +250,7 @@ def _type(
         if own_words:
             return str(own_words)
         if "string" in names and node.kind in ("integer", "number", "boolean"):
-            return f'must be {shown}, is {_describe(node)}: quote it, "{node.text}"'
+            return f'must be {shown}, is {_describe(node)}: quote it, "{_short(node.text)}"'
         return f"must be {shown}, is {_describe(node)}"
 
     return frozenset(kinds), complaint
@@ -268,9 +268,8 @@ def _describe(node: Node) -> str:
 
 
 def _short(text: str) -> str:
-    """A value on one line, shortened: messages are read in terminals."""
-    line = text.encode("unicode_escape").decode() if not text.isprintable() else text
-    return line if 0 < len(line) <= 60 else f"{line[:57]}..." if line else '""'
+    """A value as messages print it; an empty one as quotes."""
+    return on_one_line(text) or '""'
 
 
 def _choice(schema: Mapping[str, Any]) -> Check | None:
@@ -318,6 +317,7 @@ def _string(schema: Mapping[str, Any]) -> list[Check]:
     pattern = schema.get("pattern")
     expression = re.compile(_python_pattern(pattern)) if pattern is not None else None
     words = schema.get("patternErrorMessage", f"does not match {pattern}")
+    secret = schema.get("errorMessage")
     if not least and most is None and expression is None:
         return checks
 
@@ -328,7 +328,7 @@ def _string(schema: Mapping[str, Any]) -> list[Check]:
         elif most is not None and len(text) > most:
             report(node.mark, path, f"is {len(text)} characters long; at most {most} are allowed")
         elif expression is not None and not expression.search(text):
-            report(node.mark, path, f"{_short(text)} {words}")
+            report(node.mark, path, str(secret) if secret else f"{_short(text)} {words}")
         else:
             return
         node.kind = "invalid"
@@ -376,7 +376,7 @@ def _required(names: list[str]) -> Check:
     def check(node: Node, path: PathParts, key: Mark, report: Report) -> None:
         for name in names:
             if name not in node.value:
-                where = "" if path else " at the top of the file"
+                where = "" if path else ": add it at the top level of the file"
                 report(key, path, f"{name} is missing{where}")
 
     return check
