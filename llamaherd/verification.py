@@ -10,9 +10,8 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from facts.live import Answer, LiveServerState, LiveUser
 from inventories.settings import (
     HostSettings,
     LlamaCppSettings,
@@ -20,6 +19,10 @@ from inventories.settings import (
     OpenCodeSettings,
     ServerSettings,
 )
+
+if TYPE_CHECKING:
+    # For types alone: it loads pyinfra, and whoever asks hosts must patch for gevent before that.
+    from facts.live import Answer, LiveServerState, LiveUser
 
 _PAD = 256
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inventories.fleet import Fleet, load_fleet
-from inventories.groups import host_data
 from inventories.lock import Lock, check_lock, read_lock
 from inventories.resolve import UnlockedError, resolve_host
 from inventories.secrets import SecretError
@@ -177,6 +176,10 @@ def _chosen(fleet: Fleet, limit: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _ask_hosts(fleet: Fleet, lock: Lock, names: Sequence[str], timeout: int) -> list[HostReport]:
+    # Loading pyinfra takes long, and the runner must come first: it patches the standard library.
+    import llamaherd.runner  # noqa: F401  # isort: skip
+    from inventories.groups import host_data
+
     settings: dict[str, HostSettings] = {}
     entries: list[tuple[str, Mapping[str, Any]]] = []
     reports: dict[str, HostReport] = {}
@@ -209,7 +212,6 @@ def ask_hosts(
     """
     if not entries:
         return []
-    # Loading pyinfra takes long, and patches the standard library: only when it is needed.
     from llamaherd.runner import run_on_hosts
 
     found: dict[str, list[Finding]] = {name: [] for name, _ in entries}
