@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from inventories.resolve import UnlockedError, resolve_host
 from inventories.secrets import SecretError
 from inventories.settings import HostSettings, ServerSettings
 from llamaherd.arguments import (
+    DEFAULT_FLEET,
     CommandError,
     Subparsers,
     add_fleet_argument,
@@ -132,7 +134,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         report = verify(fleet_path(args), args.limit, args.timeout)
     except CommandError as error:
-        report = Report(Path(args.fleet or ""), problems=(str(error),))
+        named = args.fleet or os.environ.get("FLEET") or DEFAULT_FLEET
+        report = Report(Path(named), problems=(str(error),))
     if args.json:
         print(json.dumps(report.document(), indent=2))
     else:
