@@ -205,7 +205,7 @@ def model_settings(fleet: Fleet, lock: Lock, name: str) -> ModelSettings:
         reasoning=bool(model.get("reasoning")),
         sampling=_sampling(model.get("sampling")),
         # A token is the hub's; another server must never see it.
-        token=secret_reference(fleet.hub.get("token")) if pin.revision else None,
+        token=secret_reference(fleet.hub.get("token")) if model.get("hub") else None,
     )
 
 
@@ -221,8 +221,9 @@ def model_title(model: Mapping[str, Any]) -> str:
 
 
 def _directory(name: str, pin: ModelPin) -> str:
-    if pin.revision is not None:
-        return f"{MODELS_ROOT}/{pin.request['hub']['repo']}/{pin.revision}"
+    hub = pin.request.get("hub")
+    if hub and pin.revision is not None:
+        return f"{MODELS_ROOT}/{hub['repo']}/{pin.revision}"
     kind = "url" if pin.files[0].url is not None else "path"
     return f"{MODELS_ROOT}/{kind}/{name}/{pin.files[0].sha256[:16]}"
 

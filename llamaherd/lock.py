@@ -91,7 +91,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "checksums, in FLEET.lock.yaml beside the fleet file. Pins that are still current stay.",
     )
     add_fleet_argument(parser)
-    parser.add_argument(
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument(
         "--update",
         metavar="NAME",
         action="append",
@@ -99,7 +100,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="ask anew for one pin: a model, a llama.cpp ref, opencode, a CUDA version; "
         "or all (may be given more than once)",
     )
-    parser.add_argument(
+    mode.add_argument(
         "--check", action="store_true", help="ask nothing, write nothing; exit 1 unless current"
     )
     add_json_argument(parser)

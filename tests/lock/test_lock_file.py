@@ -228,7 +228,7 @@ def locked(path: Path) -> Lock:
     """A lock that answers every request of a fleet; what it says doesn't matter here."""
     artifact = Artifact("file", 1, "a" * 64, url="https://example.com/file")
     makers = {
-        "models": lambda body: ModelPin(body, (artifact,), "b" * 40),
+        "models": lambda body: ModelPin(body, (artifact,), "b" * 40 if "hub" in body else None),
         "llama_cpp": lambda body: SourcePin(body, "c" * 40, 8146),
         "opencode": lambda body: OpenCodePin(body, "1.18.33", {"x86_64": artifact}),
         "cuda": lambda body: CudaPin(body, "13.0", wheels=(artifact,)),
