@@ -1,0 +1,269 @@
+"""What a converge does to servers in several states, carried out on a fake connector."""
+
+import base64
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from pyinfra.api import Config, Inventory, State
+from pyinfra.api.connect import connect_all
+from pyinfra.api.deploy import add_deploy
+from pyinfra.api.operations import run_ops
+from pyinfra.api.state import StateStage
+from pyinfra.connectors.fake import FakeConnector
+from pyinfra.context import ctx_state
+
+from deploys.common.files import ManagedFile
+from deploys.llama_cpp.build import Machine, plan_build
+from deploys.llama_server import llama_server
+from deploys.llama_server.unit import Instance, account_file, config_hash, render_unit, server_files
+from inventories.settings import (
+    Artifact,
+    CudaSettings,
+    GitSource,
+    HostSettings,
+    LlamaCppSettings,
+    ModelSettings,
+    ServerSettings,
+    SshSettings,
+)
+
+COMMIT = "0c1e570" + "0" * 33
+LLAMA_CPP = LlamaCppSettings(GitSource("https://example.org/llama.cpp", COMMIT), 8146, COMMIT)
+MODEL = ModelSettings("glm", "GLM", "/models/glm", (Artifact("m.gguf", 1, "a" * 64, url="x"),))
+SERVER = ServerSettings("coder", "glm", 8888, 8192)
+HOST = HostSettings(
+    name="gpu-01",
+    ssh=SshSettings("gpu-01"),
+    cuda=CudaSettings("none"),
+    llama_cpp=LLAMA_CPP,
+    models=(MODEL,),
+    servers=(SERVER,),
+)
+BUILD = plan_build(LLAMA_CPP, CudaSettings("none"), Machine("debian12", "x86_64", "EPYC"))
+INSTANCE = Instance(SERVER, MODEL, BUILD.server, frozenset(), gpu=False)
+SYSTEM = """@@llamaherd:os
+ID=debian
+VERSION_ID=12
+@@llamaherd:machine
+x86_64
+2
+0
+@@llamaherd:cpu
+EPYC
+@@llamaherd:listeners
+"""
+
+
+@dataclass(frozen=True)
+class OnHost:
+    """What the fake host answers: its unit and process, and its files."""
+
+    load: str = "loaded"
+    active: str = "active"
+    enabled: str = "enabled"
+    reload: bool = False
+    account: bool = True
+    config: str = config_hash(render_unit(INSTANCE))
+    executable: str = BUILD.server
+    others: tuple[str, ...] = ()
+    listeners: str = ""
+    files: tuple[ManagedFile, ...] = (account_file(), *server_files(INSTANCE))
+    starts_as: str = "active"
+    extra_files: tuple[str, ...] = field(default=())
+
+    def servers(self) -> list[str]:
+        lines = ["@@llamaherd:account", *(["998"] if self.account else []), "@@llamaherd:units"]
+        lines += [f"/etc/systemd/system/llama-server@{name}.service" for name in self.others]
+        lines += [
+            "@@llamaherd:server coder",
+            f"LoadState={self.load}",
+            f"ActiveState={self.active}",
+            "SubState=running",
+            f"UnitFileState={self.enabled}",
+            "MainPID=814",
+            f"NeedDaemonReload={'yes' if self.reload else 'no'}",
+            f"Executable={self.executable}",
+            f"Config={self.config}",
+        ]
+        return lines
+
+    def states(self) -> list[str]:
+        lines = []
+        for file in self.files:
+            content = file.content.encode()
+            lines.append(
+                f"file {file.mode} {file.user} {file.group} "
+                f"{hashlib.sha256(content).hexdigest()} {base64.b64encode(content).decode()} "
+                f"{file.path}"
+            )
+        return lines + [f"file 600 root root {'b' * 64} - {path}" for path in self.extra_files]
+
+
+@dataclass
+class Run:
+    """One converge: the commands that were sent, and whether the host failed."""
+
+    commands: list[str]
+    failed: bool
+
+    def has(self, text: str) -> bool:
+        return any(text in command for command in self.commands)
+
+    @property
+    def changed(self) -> bool:
+        return any(
+            self.has(word) for word in ("mktemp", "systemctl restart", "systemctl enable", "rm -")
+        )
+
+
+def converge(
+    monkeypatch: pytest.MonkeyPatch, state_of_host: OnHost, settings: HostSettings = HOST
+) -> Run:
+    commands: list[str] = []
+    answer = FakeConnector.run_shell_command
+
+    def record(connector: FakeConnector, command: Any, *args: Any, **arguments: Any) -> Any:
+        commands.append(str(command))
+        return answer(connector, command, *args, **arguments)
+
+    monkeypatch.setattr(FakeConnector, "run_shell_command", record)
+    data = {
+        "fake_delay": 0,
+        "fake_delay_jitter": 0,
+        "fake_responses": {
+            "@@llamaherd:machine": (SYSTEM + state_of_host.listeners).splitlines(),
+            "@@llamaherd:account": state_of_host.servers(),
+            "look()": state_of_host.states(),
+            "systemctl show -p Job": [
+                "Job=0",
+                f"ActiveState={state_of_host.starts_as}",
+                f"SubState={'running' if state_of_host.starts_as == 'active' else 'failed'}",
+                "Result=exit-code",
+            ],
+            "journalctl": ["error: failed to load model"],
+        },
+    }
+    state = State(Inventory(([("@fake/gpu-01", data)], {})), Config())
+    with ctx_state.use(state):
+        connect_all(state)
+        state.set_stage(StateStage.Prepare)
+        add_deploy(state, llama_server, settings)
+        state.set_stage(StateStage.Execute)
+        commands.clear()
+        state.is_executing = True
+        try:
+            run_ops(state)
+        except Exception as error:  # pyinfra ends a run in which no host is left
+            assert "No hosts remaining" in str(error)  # noqa: PT017
+    results = state.results[next(iter(state.inventory))]
+    return Run(commands, bool(results.error_ops))
+
+
+def test_a_server_in_order_costs_two_commands_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = converge(monkeypatch, OnHost())
+    assert not run.changed
+    assert len(run.commands) == 2
+
+
+def test_a_bare_host_gets_account_files_and_a_started_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bare = OnHost(
+        load="not-found",
+        active="inactive",
+        enabled="",
+        account=False,
+        config="",
+        executable="",
+        files=(),
+    )
+    run = converge(monkeypatch, bare)
+    order = [
+        "llama-server@coder.service.XXXXXXXX",
+        "systemd-sysusers",
+        "systemctl daemon-reload",
+        "systemctl enable",
+        "systemctl restart --no-block",
+        "systemctl show -p Job",
+    ]
+    places = [next(i for i, c in enumerate(run.commands) if text in c) for text in order]
+    assert places == sorted(places)
+    assert not run.failed
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        OnHost(active="inactive"),
+        OnHost(active="failed"),
+        OnHost(config="0" * 16),
+        OnHost(config=""),
+        OnHost(executable=f"{BUILD.server} (deleted)"),
+        OnHost(executable="/usr/local/bin/llama-server"),
+        OnHost(reload=True),
+    ],
+    ids=["stopped", "failed", "stale", "by hand", "deleted", "other binary", "not reloaded"],
+)
+def test_a_process_that_is_not_what_is_declared_is_restarted(
+    monkeypatch: pytest.MonkeyPatch, found: OnHost
+) -> None:
+    run = converge(monkeypatch, found)
+    assert run.has("systemctl restart --no-block -- llama-server@coder.service")
+    assert not run.has("mktemp")
+
+
+def test_an_edited_unit_is_written_back_and_reloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    edited = ManagedFile("/etc/systemd/system/llama-server@coder.service", "[Service]\n")
+    files = (account_file(), edited, *server_files(INSTANCE)[1:])
+    run = converge(monkeypatch, OnHost(files=files))
+    assert run.has("llama-server@coder.service.XXXXXXXX")
+    assert run.has("systemctl daemon-reload")
+
+
+def test_a_server_that_is_declared_no_longer_is_stopped_and_removed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = converge(monkeypatch, OnHost(others=("old",)))
+    assert run.has("systemctl disable --now -- llama-server@old.service")
+    assert run.has("rm -rf -- /etc/systemd/system/llama-server@old.service /etc/llama-server/old")
+    assert not run.has("systemctl restart")
+
+
+def test_a_key_does_not_outlive_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = converge(monkeypatch, OnHost(extra_files=("/etc/llama-server/coder/api-key",)))
+    assert run.has("rm -f -- /etc/llama-server/coder/api-key")
+
+
+def test_a_masked_unit_is_left_to_its_administrator(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = converge(monkeypatch, OnHost(load="masked", active="inactive"))
+    assert run.failed
+    assert not run.changed
+
+
+def test_a_stranger_on_the_port_stops_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = converge(
+        monkeypatch, OnHost(active="inactive", files=(), listeners="8888 nginx[7] nginx.service\n")
+    )
+    assert run.failed
+    assert not run.changed
+
+
+def test_a_server_that_does_not_start_fails_with_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = converge(monkeypatch, OnHost(active="inactive", starts_as="failed"))
+    assert run.failed
+    assert run.has("journalctl -u llama-server@coder.service -n 20")
+
+
+def test_extra_arguments_that_collide_fail_this_host_before_a_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = replace(SERVER, extra_args=("--port", "1"))
+    run = converge(monkeypatch, OnHost(), replace(HOST, servers=(server,)))
+    assert run.failed
+    assert not run.changed
