@@ -1,0 +1,51 @@
+"""What operations would change, told to whoever wants to know: a drift check.
+
+An operation records each difference it finds, with its plane, before it yields the commands that
+would mend it. Outside a drift check nobody listens and recording costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+from pyinfra.api.host import Host
+from pyinfra.context import ctx_host
+
+Plane = Literal["declared", "running"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference between a host and what is declared for it.
+
+    + plane: ``declared`` for what lies on the host, ``running`` for what its processes are
+    + subject: a path, a unit, a package, a model
+    + summary: how it differs, in a few words
+    + diff: unified diff, line by line; never a secret
+    + remedy: what a person must do; empty where the next converge mends it
+    """
+
+    plane: Plane
+    subject: str
+    summary: str
+    diff: tuple[str, ...] = ()
+    remedy: str = ""
+
+
+Listener = Callable[[Change], None]
+_listeners: WeakKeyDictionary[Host, Listener] = WeakKeyDictionary()
+
+
+def listen(host: Host, listener: Listener) -> None:
+    """Call ``listener`` with every change that operations record for this host from now on."""
+    _listeners[host] = listener
+
+
+def record(change: Change) -> None:
+    """Tell the current host's listener, if there is one."""
+    listener = _listeners.get(ctx_host.get())
+    if listener is not None:
+        listener(change)

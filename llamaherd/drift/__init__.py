@@ -1,0 +1,1 @@
+"""Drift: does the fleet still match its file? Changes nothing on any host."""
