@@ -26,22 +26,27 @@ class Dummy:
     name: str
     version: str
     depends: str = ""
+    conflicts: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
 
 
-def toolkit(version: str = "13.0.88") -> tuple[Dummy, ...]:
-    """What a build needs of the toolkit, each package with the dependencies that matter here."""
-    revision = f"{version}-1"
-    nvcc = {"/usr/local/cuda-13.0/bin/nvcc": NVCC.format(version=version)}
-    depends = f"cuda-crt-13-0 (>= {revision}), libnvvm-13-0"
+def toolkit(version: str = "13.0.88", depends: str = "", conflicts: str = "") -> tuple[Dummy, ...]:
+    """What a build needs of a toolkit, with the dependencies that matter here.
+
+    + depends, conflicts: more of them, for the compiler's package
+    """
+    major, minor, _ = version.split(".")
+    series, revision = f"{major}-{minor}", f"{version}-1"
+    nvcc = {f"/usr/local/cuda-{major}.{minor}/bin/nvcc": NVCC.format(version=version)}
+    needs = f"cuda-crt-{series} (>= {revision}), libnvvm-{series}{depends and f', {depends}'}"
     return (
-        Dummy("cuda-nvcc-13-0", revision, depends=depends, files=nvcc),
-        Dummy("cuda-crt-13-0", revision),
-        Dummy("libnvvm-13-0", revision),
-        Dummy("cuda-cudart-dev-13-0", revision, depends="cuda-driver-dev-13-0"),
-        Dummy("cuda-cccl-13-0", revision),
-        Dummy("cuda-driver-dev-13-0", revision),
-        Dummy("libcublas-dev-13-0", "13.1.0.3-1"),
+        Dummy(f"cuda-nvcc-{series}", revision, depends=needs, conflicts=conflicts, files=nvcc),
+        Dummy(f"cuda-crt-{series}", revision),
+        Dummy(f"libnvvm-{series}", revision),
+        Dummy(f"cuda-cudart-dev-{series}", revision, depends=f"cuda-driver-dev-{series}"),
+        Dummy(f"cuda-cccl-{series}", revision),
+        Dummy(f"cuda-driver-dev-{series}", revision),
+        Dummy(f"libcublas-dev-{series}", f"{series.replace('-', '.')}.1.3-1"),
     )
 
 
@@ -78,6 +83,8 @@ class Repository:
         )
         if package.depends:
             control += f"Depends: {package.depends}\n"
+        if package.conflicts:
+            control += f"Conflicts: {package.conflicts}\n"
         (root / "DEBIAN" / "control").write_text(control, encoding="utf-8")
         for path, content in package.files.items():
             file = root / path.lstrip("/")

@@ -171,6 +171,57 @@ def test_the_administrators_own_entry_for_the_repository_is_used(
     assert converge(settings).changed == ()
 
 
+HOLD = """
+use Fcntl; use strict;
+foreach my $path (@ARGV) {
+  open(my $file, ">>", $path) or die $!; push @main::kept, $file;
+  my $whole = pack("s s x4 q q i", F_WRLCK, 0, 0, 0, 0);
+  fcntl($file, F_SETLK, $whole) or die $!;
+}
+open(my $held, ">", "/run/held");
+sleep 20;
+"""
+
+
+def test_another_apt_is_waited_for(
+    host: Any, converge: Converge, base: str, tmp_path: Path
+) -> None:
+    settings = lock(base, "13.0", tmp_path)
+    host.run("apt-get -y -q purge cuda-cccl-13-0")
+    locks = "/var/lib/dpkg/lock-frontend /var/lib/apt/lists/lock"
+    host.run(f"cat > /root/hold.pl <<'END'\n{HOLD}END")
+    host.run(f"systemd-run --quiet --unit=other-apt perl /root/hold.pl {locks}")
+    host.run("until [ -e /run/held ]; do sleep 0.1; done", timeout=30)
+    assert "Could not get lock" in host.run("apt-get update 2>&1", check=False).stdout
+    outcome = converge(settings)
+    assert outcome.status == 0, outcome.output
+    assert host.run("systemctl is-active other-apt", check=False).stdout == "inactive\n"
+    assert "cuda-cccl-13-0" in installed(host)
+
+
+def test_packages_that_would_bring_a_driver_are_refused(
+    host: Any, converge: Converge, base: str, repository: Repository, tmp_path: Path
+) -> None:
+    driver = Dummy("nvidia-driver-cuda", "590.10-1")
+    repository.add([*toolkit("13.1.50", depends=driver.name), driver])
+    outcome = converge(lock(base, "13.1", tmp_path))
+    assert outcome.status != 0
+    assert "would bring a driver along (Inst nvidia-driver-cuda)" in outcome.output
+    assert not [name for name in installed(host) if name.endswith("13-1")]
+
+
+def test_no_installed_package_is_removed(
+    host: Any, converge: Converge, base: str, repository: Repository, tmp_path: Path
+) -> None:
+    own = Dummy("cuda-of-the-distribution", "11.8-1")
+    repository.add([*toolkit("13.2.10", conflicts=own.name), own])
+    host.run(f"apt-get -q update && apt-get -y -q install {own.name}")
+    outcome = converge(lock(base, "13.2", tmp_path))
+    assert outcome.status != 0
+    assert "Packages need to be removed but remove is disabled" in outcome.output
+    assert own.name in installed(host)
+
+
 def test_a_version_that_the_repository_dropped_is_named(
     host: Any, converge: Converge, base: str, repository: Repository, tmp_path: Path
 ) -> None:
