@@ -11,6 +11,8 @@ LAB := $(BIN)/python molecule/lab/lab.py
 # Molecule and ansible call each other, pytest and pyinfra by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
+export MOLECULE_COMMAND_BORDERS := false
+export DEBIAN_FRONTEND := noninteractive
 
 .PHONY: help venv lint check test molecule demo demo-clean lab-tools downloads clean clean-cache
 
@@ -51,7 +53,7 @@ demo-clean: ## Remove the host that `make demo KEEP=1` left
 	@$(LAB) destroy demo --missing-ok
 
 APT := apt-get install --yes --quiet --no-install-recommends
-TOOLS := systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 nft:nftables \
+TOOLS := systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 nft:nftables gpg:gpg \
     ssh:openssh-client unshare:util-linux mount:mount ps:procps
 
 lab-tools: ## What lab hosts need from this machine's own packages (root)
