@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 import click
+import gevent
 from pyinfra.api.exceptions import InventoryError
 
 from inventories.fleet import Fleet, load_fleet
@@ -177,4 +178,9 @@ def _interrupted(_signal: int, _frame: FrameType | None) -> None:
         "the next run attaches to them.",
         file=sys.stderr,
     )
-    sys.exit(INTERRUPTED)
+    # The handler runs in whatever greenlet is current, and one that stands for a thread (each of
+    # paramiko's connections has one) swallows SystemExit: so it is raised in the main one.
+    main = gevent.get_hub().parent
+    if main is None or gevent.getcurrent() is main:
+        sys.exit(INTERRUPTED)
+    gevent.kill(main, SystemExit(INTERRUPTED))
