@@ -90,6 +90,9 @@ def host_values(merged: Node, name: str, filler: Filler) -> dict[str, Any]:
     opencode = merged.get("opencode")
     if opencode is not None:
         values["opencode"] = filler.fill(opencode, "opencode")
+    controller = merged.get("controller")
+    if controller is not None:
+        values["controller"] = controller.value
     return values
 
 

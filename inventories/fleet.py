@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from inventories.effective import Filler, host_values
-from inventories.merge import without_nulls
+from inventories.merge import empty_mapping, without_nulls
 from inventories.references import resolve_default, resolve_providers
 from inventories.semantics import Draft, check_draft, draft_of
 from schemas.document import Document, Node, read_document
@@ -56,9 +56,9 @@ class FleetHost:
 
     + groups: every group of the host in the order of merging, included groups before the group
       that includes them
-    + values: sections ``ssh`` and ``servers`` always, ``cuda``, ``llama_cpp`` and ``opencode``
-      where the fleet file has them. Hosts with the same settings share these values: never change
-      them
+    + values: sections ``ssh`` and ``servers`` always, ``cuda``, ``llama_cpp``, ``opencode`` and
+      ``controller`` where the fleet file has them. Hosts with the same settings share these values:
+      never change them
     + origins: the path of each leaf and of each list, such as ``("servers", "coder", "port")``,
       to where it was written; a value that comes from the schema's default has no entry
     """
@@ -78,6 +78,7 @@ class Fleet:
       one includes
     + positions: every path of the file (from its root) to where it is written
     + hub: as written; :func:`hub_endpoint` answers with the default as well
+    + drift: the scheduled check, with schema defaults
     """
 
     path: Path
@@ -86,6 +87,7 @@ class Fleet:
     groups: Mapping[str, tuple[str, ...]]
     positions: Mapping[tuple[str, ...], Position]
     hub: Mapping[str, Any] = field(default_factory=dict)
+    drift: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_fleet(path: Path) -> Fleet:
@@ -156,7 +158,7 @@ def _build(document: Document, root: Node, draft: Draft, path: Path) -> Fleet:
     for host in hosts.values():
         for group in host.groups:
             members[group].append(host.name)
-    hub = root.get("hub")
+    hub, drift = root.get("hub"), root.get("drift")
     return Fleet(
         path=path,
         models={
@@ -168,6 +170,7 @@ def _build(document: Document, root: Node, draft: Draft, path: Path) -> Fleet:
             lambda: {where: document.position(mark) for where, mark in root.walk()}
         ),
         hub=hub.plain() if hub is not None else {},
+        drift=filler.fill(without_nulls(drift or empty_mapping((1, 1))), "drift"),
     )
 
 

@@ -31,6 +31,8 @@ from schemas.problems import ProblemsError
 
 DEFAULT_FLEET = "inventories/fleet.yaml"
 HIDDEN = Secret("********")
+KEY_VARIABLE = "LLAMAHERD_SSH_KEY"
+KNOWN_HOSTS_VARIABLE = "LLAMAHERD_KNOWN_HOSTS"
 INTERRUPTED = 128 + signal.SIGINT
 
 Groups = dict[str, Any]
@@ -114,13 +116,17 @@ def host_data(settings: HostSettings, directory: Path, *, hide: bool = False) ->
 
 
 def _connection(ssh: SshSettings) -> dict[str, Any]:
-    """pyinfra's own keys. None is left out: it would fail the run (PYINFRA.md)."""
+    """pyinfra's own keys. None is left out: it would fail the run (PYINFRA.md).
+
+    A machine other than the one the fleet file was written on has files of its own: the two
+    variables name them, for every host.
+    """
     keys = {
         "ssh_hostname": ssh.hostname,
         "ssh_user": ssh.user,
         "ssh_port": ssh.port,
-        "ssh_key": ssh.key,
-        "ssh_known_hosts_file": ssh.known_hosts,
+        "ssh_key": os.environ.get(KEY_VARIABLE) or ssh.key,
+        "ssh_known_hosts_file": os.environ.get(KNOWN_HOSTS_VARIABLE) or ssh.known_hosts,
         "ssh_config_file": ssh.config_file,
         "ssh_strict_host_key_checking": ssh.host_key_checking,
         "_sudo": True if ssh.user != "root" else None,

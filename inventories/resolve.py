@@ -34,8 +34,10 @@ from inventories.settings import (
     Artifact,
     CudaProvider,
     CudaSettings,
+    DriftTimerSettings,
     GitSource,
     HostSettings,
+    KnownHost,
     LlamaCppSettings,
     ModelSettings,
     OpenCodeModel,
@@ -76,6 +78,7 @@ def resolve_host(fleet: Fleet, lock: Lock, name: str) -> HostSettings:
         models=tuple(model_settings(fleet, lock, model) for model in used),
         servers=servers,
         opencode=_opencode(fleet, lock, host),
+        drift_timer=_drift_timer(fleet) if host.values.get("controller") else None,
     )
 
 
@@ -341,3 +344,23 @@ def _local_address(server: ServerSettings) -> str:
     """``host:port`` of a server for its own host: loopback, unless it listens elsewhere only."""
     everywhere = server.host in (*_ANY, "localhost")
     return _with_port("127.0.0.1" if everywhere else server.host, server.port)
+
+
+# Drift ------------------------------------------------------------------------------------------
+
+
+def _drift_timer(fleet: Fleet) -> DriftTimerSettings:
+    """The scheduled check; what happens with its result is read from the fleet file by itself."""
+    values = fleet.drift
+    reached = [ssh_settings(fleet, host) for host in fleet.hosts.values()]
+    given = {
+        key: values[key]
+        for key in ("schedule", "randomized_delay", "timeout", "deep_share", "prometheus", "html")
+        if values.get(key) is not None
+    }
+    return DriftTimerSettings(
+        fleet=os.path.abspath(fleet.path),  # noqa: PTH100
+        hosts=tuple(KnownHost(ssh.hostname, ssh.port, ssh.known_hosts) for ssh in reached),
+        notify="on_drift" in values,
+        **given,
+    )

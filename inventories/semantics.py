@@ -153,6 +153,7 @@ class _Rules:
         self._names()
         self._models()
         self._addresses()
+        self._controllers()
         for profile in self._profiles():
             for rule in (_cuda, _llama_cpp, _servers, _opencode):
                 rule(profile, self)
@@ -226,6 +227,21 @@ class _Rules:
                 place = where if number == 22 else f"{where} port {number}"
                 message = f"{place} is the host {other} already; a host has one entry"
                 self.report(mark, ("hosts", name, "ssh", "hostname"), message)
+
+    def _controllers(self) -> None:
+        """One host checks the fleet: two would say everything twice."""
+        first = ""
+        for name, merged in self.draft.hosts.items():
+            controller = merged.get("controller")
+            if controller is None or controller.value is not True:
+                continue
+            if first:
+                message = (
+                    f"{first} is the controller already; a fleet has one: "
+                    "set controller: true on that host alone"
+                )
+                self.report(controller.mark, ("hosts", name, "controller"), message)
+            first = first or name
 
     def _profiles(self) -> Iterator[_Profile]:
         """Hosts grouped by the identity of their merged sections."""

@@ -258,7 +258,7 @@ class OpenCodeModel:
 
 @dataclass(frozen=True)
 class OpenCodeProvider:
-    """A server as OpenCode sees it. ``server`` is ``HOST/SERVER``, for messages and verification."""
+    """A server as OpenCode sees it. ``server`` is ``HOST/SERVER``, for messages and checks."""
 
     id: str
     name: str
@@ -291,6 +291,44 @@ class OpenCodeSettings:
 
 
 @dataclass(frozen=True)
+class KnownHost:
+    """How ssh names a host in known_hosts, and the file in which this machine finds its keys.
+
+    + hostname, port: port None is 22
+    + known_hosts: absolute path on the controller; None for the user's own
+    """
+
+    hostname: str
+    port: int | None = None
+    known_hosts: str | None = None
+
+
+@dataclass(frozen=True)
+class DriftTimerSettings:
+    """The scheduled check for drift, on the one host that is the fleet's controller.
+
+    + fleet: absolute path of the fleet file here; its lock lies beside it
+    + hosts: every host of the fleet, for their keys
+    + schedule: systemd's ``OnCalendar``
+    + randomized_delay: seconds
+    + timeout: seconds a host; None leaves it to ``llamaherd drift``
+    + deep_share: such as ``1/7``; None hashes nothing
+    + prometheus, html: absolute paths on the controller host; None writes none
+    + notify: whether the fleet file has ``on_drift``
+    """
+
+    fleet: str
+    hosts: tuple[KnownHost, ...] = ()
+    schedule: str = "daily"
+    randomized_delay: int = 1800
+    timeout: int | None = None
+    deep_share: str | None = None
+    prometheus: str | None = None
+    html: str | None = None
+    notify: bool = False
+
+
+@dataclass(frozen=True)
 class HostSettings:
     """Everything that one host should be. None or empty: the component has nothing to do there."""
 
@@ -301,6 +339,7 @@ class HostSettings:
     models: tuple[ModelSettings, ...] = ()
     servers: tuple[ServerSettings, ...] = ()
     opencode: OpenCodeSettings | None = None
+    drift_timer: DriftTimerSettings | None = None
 
     def model(self, name: str) -> ModelSettings:
         """The model of that name; KeyError when the host has none."""
