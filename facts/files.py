@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
+from facts.values import FactValue
+
 # A file larger than this is none of ours: its content isn't fetched, only its hash.
 CONTENT_LIMIT = 256 * 1024
 
 
 @dataclass(frozen=True)
-class FileState:
+class FileState(FactValue):
     """One file as it is on the host.
 
     + kind: ``file``, ``link``, ``directory`` or ``other``

@@ -25,6 +25,7 @@ from pyinfra.api.exceptions import FactProcessError
 
 from facts.opencode import COMMAND
 from facts.sections import SECTION, split_sections
+from facts.values import FactValue
 
 _STATUS = "@@status "
 _EXIT = "@@exit "
@@ -34,7 +35,7 @@ _STAMP = re.compile(r"^(\d+\.\d+) ?(.*)$", re.S)
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answer(FactValue):
     """What one HTTP request brought.
 
     + status: HTTP status, 0 where no answer came
@@ -82,7 +83,7 @@ stream() {{
 
 
 @dataclass(frozen=True)
-class LiveServerState:
+class LiveServerState(FactValue):
     """One server's answers; None for what wasn't asked because the server isn't healthy."""
 
     health: Answer
@@ -206,7 +207,7 @@ def _answer(lines: Sequence[str], seconds: Sequence[float]) -> Answer:
 
 
 @dataclass(frozen=True)
-class LiveUser:
+class LiveUser(FactValue):
     """OpenCode as one user starts it.
 
     + exists: whether the host has the account

@@ -12,13 +12,14 @@ from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
 from facts.sections import SECTION, split_sections
+from facts.values import FactValue
 
 BUILDS = "/opt/llama.cpp"
 WORK_PREFIX = ".work-"
 
 
 @dataclass(frozen=True)
-class LlamaCppState:
+class LlamaCppState(FactValue):
     """What lies below ``/opt/llama.cpp``.
 
     + builds: manifest by build name; only finished builds have one

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
+from facts.values import FactValue
+
 
 @dataclass(frozen=True)
-class ModelFile:
+class ModelFile(FactValue):
     """One file.
 
     + size: bytes; ``partial`` is what has arrived of an unfinished transfer

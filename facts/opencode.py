@@ -18,6 +18,7 @@ from pyinfra.api.exceptions import FactProcessError
 
 from facts.files import LOOK, FileState, parse_file
 from facts.sections import SECTION, split_sections
+from facts.values import FactValue
 
 ROOT = "/opt/opencode"
 COMMAND = "/usr/local/bin/opencode"
@@ -26,7 +27,7 @@ USER_CONFIG = ".config/opencode/opencode.json"
 
 
 @dataclass(frozen=True)
-class OpenCodeUser:
+class OpenCodeUser(FactValue):
     """One account as the host knows it.
 
     + config_path: the configuration file, links in its path followed
@@ -45,7 +46,7 @@ class OpenCodeUser:
 
 
 @dataclass(frozen=True)
-class OpenCodeState:
+class OpenCodeState(FactValue):
     """OpenCode on a host; everything empty where there is none.
 
     + link: where COMMAND points, None where there is no such file, "" where it is no link

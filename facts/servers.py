@@ -15,6 +15,7 @@ from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
 from facts.sections import SECTION, split_sections
+from facts.values import FactValue
 
 UNITS = "/etc/systemd/system"
 MARK = "# Managed by llamaherd"
@@ -27,7 +28,7 @@ def unit_name(server: str) -> str:
 
 
 @dataclass(frozen=True)
-class ServerState:
+class ServerState(FactValue):
     """One unit and its process.
 
     + load, active, sub, enabled: as ``systemctl show`` says: ``LoadState``, ``ActiveState``,
@@ -56,7 +57,7 @@ class ServerState:
 
 
 @dataclass(frozen=True)
-class ServersState:
+class ServersState(FactValue):
     """All servers asked for, and the units of ours that nobody asked for.
 
     + account: whether the system account of the servers exists

@@ -15,13 +15,14 @@ from pyinfra.api.exceptions import FactProcessError
 
 from facts.gpu import GPU_QUERY, Gpu, parse_gpus
 from facts.sections import SECTION, split_sections
+from facts.values import FactValue
 
 # Where we put things; free space is asked of the nearest existing parent.
 PATHS = ("/opt", "/var/lib")
 
 
 @dataclass(frozen=True)
-class Listener:
+class Listener(FactValue):
     """A TCP port that something listens on. ``process`` and ``unit`` are empty when unknown."""
 
     port: int
@@ -30,7 +31,7 @@ class Listener:
 
 
 @dataclass(frozen=True)
-class SystemState:
+class SystemState(FactValue):
     """What a host is.
 
     + distribution, version_id: ``ID`` and ``VERSION_ID`` of os-release, such as debian, 12

@@ -1,9 +1,11 @@
 """What hosts said of themselves, recorded, one file a host; and what is made of it."""
 
+import json
 from pathlib import Path
 
 import pytest
 from pyinfra.api.exceptions import FactProcessError
+from pyinfra_cli.util import json_encode
 
 from facts.system import Listener, SystemState, parse_system
 
@@ -48,3 +50,9 @@ def test_cut_output_fails_this_host_alone(cut: int) -> None:
     lines = (CASES / "debian12-lab.txt").read_text().splitlines()[:cut]
     with pytest.raises(FactProcessError, match="what the host says it is"):
         parse_system(lines)
+
+
+def test_every_facts_value_can_be_printed_by_pyinfras_command_line() -> None:
+    printed = json.loads(json.dumps(case("debian12-lab"), default=json_encode))
+    assert printed["distribution"] == "debian"
+    assert printed["listeners"][0]["port"] == 22
