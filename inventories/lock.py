@@ -193,18 +193,32 @@ def requests_of(fleet: Fleet) -> tuple[Request, ...]:
 def _every_request(fleet: Fleet) -> Iterator[Request]:
     for name in fleet.models:
         yield Request("models", name, model_request(fleet, name), ("models", name))
+    seen: set[tuple[int, ...]] = set()
     for host in fleet.hosts.values():
-        llama_cpp, opencode = host.values.get("llama_cpp"), host.values.get("opencode")
-        if llama_cpp:
-            body = source_request(llama_cpp)
-            yield Request("llama_cpp", _source_name(body), body, ("hosts", host.name, "llama_cpp"))
-        if opencode:
-            body = opencode_request(opencode)
-            yield Request("opencode", str(body["version"]), body, ("hosts", host.name, "opencode"))
-        cuda = cuda_request(host.values.get("cuda"))
-        if cuda:
-            name = f"{cuda['provider']}-{cuda['version']}"
-            yield Request("cuda", name, cuda, ("hosts", host.name, "cuda"))
+        sections = [host.values.get(name) or {} for name in ("llama_cpp", "opencode", "cuda")]
+        # Hosts with the same settings share the mappings: most of a big fleet asks nothing new.
+        marks = tuple(id(section) for section in sections if section)
+        if marks not in seen:
+            seen.add(marks)
+            yield from _host_requests(host.name, *sections)
+
+
+def _host_requests(
+    host: str,
+    llama_cpp: Mapping[str, Any],
+    opencode: Mapping[str, Any],
+    cuda: Mapping[str, Any],
+) -> Iterator[Request]:
+    if llama_cpp:
+        body = source_request(llama_cpp)
+        yield Request("llama_cpp", _source_name(body), body, ("hosts", host, "llama_cpp"))
+    if opencode:
+        body = opencode_request(opencode)
+        yield Request("opencode", str(body["version"]), body, ("hosts", host, "opencode"))
+    toolkit = cuda_request(cuda)
+    if toolkit:
+        name = f"{toolkit['provider']}-{toolkit['version']}"
+        yield Request("cuda", name, toolkit, ("hosts", host, "cuda"))
 
 
 def _source_name(body: Mapping[str, Any]) -> str:
@@ -264,7 +278,7 @@ def find_answer(pins: Mapping[str, Any], body: Mapping[str, Any]) -> Any:
 
 
 def _answers(pin: Pin, body: Mapping[str, Any]) -> bool:
-    return _canonical(pin.request) == _canonical(body)
+    return pin.request == body
 
 
 def check_lock(fleet: Fleet, lock: Lock | None) -> list[Problem]:

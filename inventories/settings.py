@@ -354,6 +354,8 @@ T = TypeVar("T")
 
 def to_data(settings: Any) -> Any:
     """Dataclasses as plain JSON-friendly values (mappings, lists, scalars)."""
+    if settings is None or isinstance(settings, (str, int, float)):
+        return settings  # most of what there is, in a fleet of thousands
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         return {f.name: to_data(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
     if isinstance(settings, Mapping):

@@ -11,7 +11,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -217,7 +217,7 @@ def _names(request: Request) -> set[str]:
     return names | {str(request.body[key]) for key in ("ref", "version") if key in request.body}
 
 
-def _hub_token(fleet: Fleet) -> Any:
+def _hub_token(fleet: Fleet) -> Callable[[], str | None]:
     """Gives the fleet's hub token when it is asked for, and asks for the secret once."""
 
     @cache

@@ -1,8 +1,8 @@
 """A small model hub for the lab and for tests: real HTTP, real files, the real hub's API.
 
 Serves ``DIR/<org>/<repo>/...`` as repositories, each with the branch ``main`` at one commit, made
-of its contents. Speaks what clients need (KNOWLEDGE of the hub's API: llama.cpp's
-common/hf-cache.cpp): ``/api/models/REPO/refs``, ``/api/models/REPO/tree/COMMIT`` (paginated by
+of its contents. Speaks what clients ask (read in llama.cpp's common/hf-cache.cpp at 0c1e570):
+``/api/models/REPO/refs``, ``/api/models/REPO/tree/COMMIT`` (paginated by
 ``Link``), ``/REPO/resolve/COMMIT/PATH``, which redirects a large file to its storage, as the real
 hub does, with ``X-Repo-Commit``, ``X-Linked-Size`` and ``X-Linked-Etag``; HEAD, Range, ETag; and if
 wanted a token and a limit of bytes a second. Standard library only.

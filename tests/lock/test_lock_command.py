@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lock_support import (
 from inventories.fleet import load_fleet
 from inventories.lock import Lock, check_lock, lock_path, read_lock
 
+TOKEN = secrets.token_hex(12)
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 
 
@@ -208,7 +210,7 @@ def test_the_table_fits_80_columns(fleet: Path, capsys: pytest.CaptureFixture[st
 def test_the_hub_token_is_found_where_the_fleet_says_and_never_written(
     hub_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Hub(hub_root, token="tok-123456") as hub:
+    with Hub(hub_root, token=TOKEN) as hub:
         fleet = write_fleet(
             tmp_path,
             f"""
@@ -218,6 +220,6 @@ hosts: {{one: {{}}}}
 """,
         )
         assert run_lock(fleet) == 1
-        monkeypatch.setenv("LAB_HUB_TOKEN", "tok-123456")
+        monkeypatch.setenv("LAB_HUB_TOKEN", TOKEN)
         assert run_lock(fleet) == 0
-    assert "tok-123456" not in lock_path(fleet).read_text()
+    assert TOKEN not in lock_path(fleet).read_text()

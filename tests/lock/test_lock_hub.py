@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from inventories.pinning import PinError, World, resolve
 from inventories.pinning.hub import HubFile, choose_files
 
 REPO = "acme/Tiny-GGUF"
+TOKEN = secrets.token_hex(12)
 
 
 def pin(hub: Hub, world: World, **wanted: Any) -> ModelPin:
@@ -101,13 +103,13 @@ def test_a_gated_hub_asks_for_a_token_by_its_setting(hub_root: Path, tmp_path: P
 
 def test_the_token_goes_to_no_other_host(hub_root: Path, tmp_path: Path) -> None:
     """Two hubs: the first redirects a small file's content to the second."""
-    with Hub(hub_root) as other, Hub(hub_root, token="secret-token") as hub:
+    with Hub(hub_root) as other, Hub(hub_root, token=TOKEN) as hub:
         from inventories.pinning.web import BearerToken, ask
 
-        auth = BearerToken("secret-token", hub.url)
+        auth = BearerToken(TOKEN, hub.url)
         ask(f"{hub.url}/api/models/{REPO}/refs", auth=auth)
         ask(f"{other.url}/api/models/{REPO}/refs", auth=auth)
-        assert hub.requests[-1][2] == "Bearer secret-token"
+        assert hub.requests[-1][2] == f"Bearer {TOKEN}"
         assert other.requests[-1][2] is None
 
 
