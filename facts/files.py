@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.values import FactValue
+from facts.values import FactValue, listed
 
 # A file larger than this is none of ours: its content isn't fetched, only its hash.
 CONTENT_LIMIT = 256 * 1024
@@ -64,8 +64,8 @@ class Files(FactBase[Mapping[str, FileState]]):
     """
 
     def command(self, paths: Sequence[str], secrets: Sequence[str] = ()) -> str:
-        calls = [f"look {shlex.quote(path)} 0" for path in paths]
-        calls += [f"look {shlex.quote(path)} 1" for path in secrets]
+        calls = [f"look {shlex.quote(path)} 0" for path in listed(paths)]
+        calls += [f"look {shlex.quote(path)} 1" for path in listed(secrets)]
         script = LOOK + "\n".join(calls) + "\ntrue"
         return f"sh -c {shlex.quote(script)}"
 

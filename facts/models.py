@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.values import FactValue
+from facts.values import FactValue, listed
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class ModelFiles(FactBase[Mapping[str, ModelFile]]):
     """
 
     def command(self, paths: Sequence[str]) -> str:
-        script = _SCRIPT + "\n".join(f"look {shlex.quote(path)}" for path in paths) + "\ntrue"
+        script = (
+            _SCRIPT + "\n".join(f"look {shlex.quote(path)}" for path in listed(paths)) + "\ntrue"
+        )
         return f"sh -c {shlex.quote(script)}"
 
     @staticmethod

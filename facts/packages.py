@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from pyinfra.api import FactBase
 
+from facts.values import listed
+
 
 class DebPackages(FactBase[Mapping[str, str]]):
     """Versions of the given Debian packages by name; those not installed are absent.
@@ -15,7 +17,7 @@ class DebPackages(FactBase[Mapping[str, str]]):
     """
 
     def command(self, names: Sequence[str]) -> str:
-        wanted = " ".join(map(shlex.quote, names))
+        wanted = " ".join(map(shlex.quote, listed(names)))
         # dpkg-query exits 1 for an unknown name and still prints the others.
         return (
             "dpkg-query -W -f='${db:Status-Status} ${Package} ${Version}\\n' -- "

@@ -15,7 +15,7 @@ from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
 from facts.sections import SECTION, split_sections
-from facts.values import FactValue
+from facts.values import FactValue, listed
 
 UNITS = "/etc/systemd/system"
 MARK = "# Managed by llamaherd"
@@ -108,9 +108,9 @@ class LlamaServers(FactBase[ServersState]):
             .replace("@MARK@", MARK)
             .replace("@UNITS@", UNITS)
         )
-        for name in names:
+        for name in listed(names):
             script += f"look {shlex.quote(name)}\n"
-        for build in builds:
+        for build in listed(builds):
             manifest = shlex.quote(f"{build}/manifest.json")
             script += f"echo {shlex.quote(f'{SECTION}options {build}')}\n"
             script += f"""sed -n 's/.*"options": "\\([^"]*\\)".*/\\1/p' {manifest} 2>/dev/null\n"""
