@@ -23,17 +23,22 @@ class LlamaCppState(FactValue):
     """What lies below ``/opt/llama.cpp``.
 
     + builds: manifest by build name; only finished builds have one
+    + damaged: paths of binaries that aren't what was built, by build name
     + prepared: names of builds whose source lies unpacked, not yet built
     """
 
     builds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prepared: frozenset[str] = frozenset()
+    damaged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 _SCRIPT = f"""
 for manifest in {BUILDS}/*/manifest.json; do
   [ -f "$manifest" ] || continue
-  echo "{SECTION}build $(basename "$(dirname "$manifest")")"; cat "$manifest"
+  folder=$(dirname "$manifest")
+  echo "{SECTION}build $(basename "$folder")"; cat "$manifest"
+  echo "{SECTION}binaries $(basename "$folder")"
+  stat -c '%n %s %Y' -- "$folder"/bin/* 2>/dev/null
 done
 for source in {BUILDS}/{WORK_PREFIX}*/source; do
   [ -d "$source" ] && echo "{SECTION}prepared $(basename "$(dirname "$source")")"
@@ -59,11 +64,16 @@ class LlamaCppBuilds(FactBase[LlamaCppState]):
 def parse_builds(output: list[str]) -> LlamaCppState:
     """The command's lines as a value; FactProcessError for a manifest that isn't JSON."""
     builds: dict[str, Mapping[str, Any]] = {}
+    binaries: dict[str, dict[str, str]] = {}
     prepared = set()
     for title, lines in split_sections(output).items():
         kind, _, name = title.partition(" ")
         if kind == "prepared":
             prepared.add(name.removeprefix(WORK_PREFIX))
+            continue
+        if kind == "binaries":
+            rows = (line.rpartition("/")[2].split(" ", 1) for line in lines)
+            binaries[name] = dict(row for row in rows if len(row) == 2)
             continue
         try:
             builds[name] = json.loads("\n".join(lines))
@@ -71,4 +81,21 @@ def parse_builds(output: list[str]) -> LlamaCppState:
             raise FactProcessError(
                 f"{BUILDS}/{name}/manifest.json is damaged ({error}): remove that folder"
             ) from error
-    return LlamaCppState(builds, frozenset(prepared))
+    damaged = {
+        name: found
+        for name, manifest in builds.items()
+        if name in binaries and (found := _damaged(name, manifest, binaries[name]))
+    }
+    return LlamaCppState(builds, frozenset(prepared), damaged)
+
+
+def _damaged(name: str, manifest: Mapping[str, Any], seen: Mapping[str, str]) -> tuple[str, ...]:
+    """Binaries whose size or time isn't the recorded one; a build without records is trusted."""
+    records = manifest.get("binaries")
+    if not isinstance(records, dict):
+        return ()
+    return tuple(
+        f"{BUILDS}/{name}/bin/{binary}"
+        for binary, record in records.items()
+        if seen.get(binary) != str(record).rpartition(" ")[0]
+    )

@@ -52,6 +52,8 @@ class OpenCodeState(FactValue):
     + link: where COMMAND points, None where there is no such file, "" where it is no link
     + manifest: of the version asked for, empty where there is none
     + binary_size: bytes of that version's binary, 0 where it is absent or not executable
+    + binary_mtime: when it was written, seconds since 1970
+    + run: SHA-256 of the script that starts it, "" where it is absent, None where unknown
     + system_config: ``/etc/opencode/opencode.json``
     + users: by name; an account that the host doesn't have is absent
     """
@@ -59,6 +61,8 @@ class OpenCodeState(FactValue):
     link: str | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
     binary_size: int = 0
+    binary_mtime: int = 0
+    run: str | None = None
     system_config: FileState | None = None
     users: Mapping[str, OpenCodeUser] = field(default_factory=dict)
 
@@ -76,7 +80,9 @@ _SCRIPT = f"""{LOOK}
 echo {SECTION}link
 if [ -L {COMMAND} ]; then readlink {COMMAND}; elif [ -e {COMMAND} ]; then echo; fi
 echo {SECTION}manifest; cat {ROOT}/VERSION/manifest.json 2>/dev/null; echo
-echo {SECTION}binary; [ ! -x {ROOT}/VERSION/opencode ] || stat -c %s {ROOT}/VERSION/opencode
+echo {SECTION}binary; [ ! -x {ROOT}/VERSION/opencode ] || stat -c '%s %Y' {ROOT}/VERSION/opencode
+echo {SECTION}run
+if [ -x {ROOT}/VERSION/run ]; then sha256sum < {ROOT}/VERSION/run; else echo -; fi
 echo {SECTION}system; look {SYSTEM_CONFIG} 0
 for user in USERS; do
   passwd=$(getent passwd -- "$user") || continue
@@ -112,16 +118,23 @@ def parse_opencode(output: list[str]) -> OpenCodeState:
     """The command's lines as a value; FactProcessError for output that makes no sense."""
     sections = split_sections(output)
     try:
+        binary = (*next(iter(sections["binary"]), "0 0").split(), "0")
         users = [_parse_user(lines) for name, lines in sections.items() if name.startswith("user ")]
         return OpenCodeState(
             link=next(iter(sections["link"]), None),
             manifest=_parse_manifest(sections["manifest"]),
-            binary_size=int(next(iter(sections["binary"]), "0")),
+            binary_size=int(binary[0]),
+            binary_mtime=int(binary[1]),
+            run=_run(sections.get("run", [])),
             system_config=next(map(parse_file, sections["system"]), None),
             users={user.name: user for user in users},
         )
     except (KeyError, ValueError, IndexError) as error:
         raise FactProcessError(f"cannot make sense of what OpenCode is there: {error}") from error
+
+
+def _run(lines: list[str]) -> str | None:
+    return lines[0].split()[0].strip("-") if lines else None
 
 
 def _parse_manifest(lines: list[str]) -> Mapping[str, Any]:

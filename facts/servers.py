@@ -7,6 +7,8 @@ and restarting it is seen.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +42,9 @@ class ServerState(FactValue):
     + executable: what the process runs; ends in `` (deleted)`` when that file is gone
     + config: the configuration hash that the process was started with; empty when it has none
     + key_current: False when the process runs with another API key than the file holds
+    + arguments: what the process was started with, the program first; empty when unknown
+    + newer_drop_ins: those of the drop-ins that are younger than the process
+    + age: seconds since the process was started; None when there is none
     """
 
     name: str
@@ -54,6 +59,9 @@ class ServerState(FactValue):
     executable: str = ""
     config: str = ""
     key_current: bool = True
+    arguments: tuple[str, ...] = ()
+    newer_drop_ins: tuple[str, ...] = ()
+    age: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,8 @@ class ServersState(FactValue):
     """All servers asked for, and the units of ours that nobody asked for.
 
     + account: whether the system account of the servers exists
-    + options: long options that a build's llama-server knows, by build path; from its manifest
+    + options: long options that a build's llama-server knows, by build path; from its manifest.
+      A build that isn't there is absent
     + others: names of servers whose unit carries our mark and wasn't asked for
     """
 
@@ -83,6 +92,15 @@ look() {
   pid=$(systemctl show -P MainPID -- "$unit")
   [ "${pid:-0}" != 0 ] || return 0
   echo "Executable=$(readlink "/proc/$pid/exe")"
+  echo "Arguments=$(base64 -w 0 < "/proc/$pid/cmdline" 2>/dev/null)"
+  read -r up _ < /proc/uptime
+  age=$((${up%.*} - $(systemctl show -P ExecMainStartTimestampMonotonic -- "$unit") / 1000000))
+  echo "Age=$age"
+  now=$(date +%s)
+  for path in $(systemctl show -P DropInPaths -- "$unit"); do
+    # A second of grace: both clocks are read in whole seconds.
+    [ "$(stat -c %Y -- "$path")" -le $((now - age + 1)) ] || echo "Newer=$path"
+  done
   tr '\0' '\n' < "/proc/$pid/environ" 2>/dev/null | sed -n 's/^@VARIABLE@=/Config=/p'
   key=/etc/llama-server/$1/api-key running=/run/credentials/$unit/api-key
   { [ -e "$key" ] || [ -e "$running" ]; } || return 0
@@ -135,7 +153,8 @@ def parse_servers(output: list[str]) -> ServersState:
         if kind == "server":
             servers[name] = _server(name, lines)
         elif kind == "options":
-            options[name] = frozenset(" ".join(lines).split())
+            if lines:
+                options[name] = frozenset(" ".join(lines).split())
         elif kind == "account":
             account = bool(lines)
         elif kind == "units":
@@ -162,6 +181,17 @@ def _server(name: str, lines: list[str]) -> ServerState:
             executable=values.get("Executable", ""),
             config=values.get("Config", ""),
             key_current=values.get("KeyCurrent") != "no",
+            arguments=_arguments(values.get("Arguments", "")),
+            newer_drop_ins=tuple(
+                line.removeprefix("Newer=") for line in lines if line.startswith("Newer=")
+            ),
+            age=int(values["Age"]) if values.get("Age") else None,
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, binascii.Error) as error:
         raise FactProcessError(f"cannot read the state of {unit_name(name)}: {error}") from error
+
+
+def _arguments(encoded: str) -> tuple[str, ...]:
+    """A process's ``cmdline``; empty for a process that is gone again."""
+    text = base64.b64decode(encoded, validate=True).decode(errors="replace")
+    return tuple(text.removesuffix("\0").split("\0")) if text else ()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.gpu import GPU_QUERY, Gpu, parse_gpus
+from facts.gpu import GPU_QUERY, Gpu, GpuError, parse_gpus
 from facts.sections import SECTION, split_sections
 from facts.values import FactValue
 
@@ -43,6 +43,7 @@ class SystemState(FactValue):
     + systemd: major version, 0 where systemd isn't running the host
     + disk_free: bytes by path of PATHS
     + root: whether the command ran with root's rights
+    + gpu_error: why nvidia-smi can't be made sense of, with its remedy; empty where it can
     """
 
     distribution: str = ""
@@ -58,6 +59,7 @@ class SystemState(FactValue):
     root: bool = False
     disk_free: Mapping[str, int] = field(default_factory=dict)
     gpus: tuple[Gpu, ...] = ()
+    gpu_error: str = ""
     listeners: tuple[Listener, ...] = ()
 
     @property
@@ -123,6 +125,7 @@ def parse_system(output: list[str]) -> SystemState:
     sections = split_sections(output)
     release = _key_values(sections.get("os", []), "=")
     memory = _key_values(sections.get("memory", []), ":")
+    gpus, gpu_error = _gpus(sections.get("gpus", []))
     try:
         architecture, cores, uid = sections["machine"]
         return SystemState(
@@ -138,13 +141,22 @@ def parse_system(output: list[str]) -> SystemState:
             systemd=_systemd_version(sections.get("systemd", [])),
             root=uid == "0",
             disk_free={path: int(free) for path, free in map(str.split, sections.get("disk", []))},
-            gpus=parse_gpus(sections.get("gpus", [])),
+            gpus=gpus,
+            gpu_error=gpu_error,
             listeners=tuple(
                 sorted(_listeners(sections.get("listeners", [])), key=lambda x: x.port)
             ),
         )
     except (KeyError, ValueError) as error:
         raise FactProcessError(f"cannot make sense of what the host says it is: {error}") from error
+
+
+def _gpus(lines: list[str]) -> tuple[tuple[Gpu, ...], str]:
+    """GPUs, or why there are none: a host without CUDA settings can do without them."""
+    try:
+        return parse_gpus(lines), ""
+    except GpuError as error:
+        return (), str(error)
 
 
 def _key_values(lines: list[str], separator: str) -> dict[str, str]:

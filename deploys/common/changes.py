@@ -26,6 +26,7 @@ class Change:
     + summary: how it differs, in a few words
     + diff: unified diff, line by line; never a secret
     + remedy: what a person must do; empty where the next converge mends it
+    + component: where it is another one's than the deploy's that found it
     """
 
     plane: Plane
@@ -33,6 +34,15 @@ class Change:
     summary: str
     diff: tuple[str, ...] = ()
     remedy: str = ""
+    component: str = ""
+
+
+def refusal(message: str, subject: str) -> Change:
+    """A message that names place and remedy (``what is wrong: what mends it``) as a difference."""
+    summary, _, remedy = message.rpartition(": ")
+    return Change(
+        "declared", subject, summary or message, remedy=remedy if summary else "mend it by hand"
+    )
 
 
 Listener = Callable[[Change], None]
@@ -42,6 +52,11 @@ _listeners: WeakKeyDictionary[Host, Listener] = WeakKeyDictionary()
 def listen(host: Host, listener: Listener) -> None:
     """Call ``listener`` with every change that operations record for this host from now on."""
     _listeners[host] = listener
+
+
+def listened() -> bool:
+    """Whether somebody listens for the current host: then operations may ask for more."""
+    return ctx_host.get() in _listeners
 
 
 def record(change: Change) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pyinfra import logger
 from pyinfra.api import StringCommand
 
+from deploys.common.changes import Change, record
 from deploys.common.operations import Commands, current_host, current_state, host_operation, read
 from deploys.common.shell import operand, script_word, word
 from facts.files import Files, FileState
@@ -64,6 +65,7 @@ def write_files(files: Sequence[ManagedFile], states: Mapping[str, FileState]) -
             current_host().noop(f"{file.path} is as it should be")
             continue
         log_diff(file, state)
+        record_change(file, state)
         yield write_command(file)
 
 
@@ -71,6 +73,7 @@ def remove_files(paths: Sequence[str], states: Mapping[str, FileState]) -> Comma
     """Commands that remove those of the files that are there."""
     for path in paths:
         if path in states:
+            record(Change("declared", path, "must not be there any more"))
             yield f"rm -f -- {operand(path)}"
 
 
@@ -106,6 +109,27 @@ def diff(file: ManagedFile, state: FileState | None) -> list[str]:
         lineterm="",
     )
     return lines
+
+
+def record_change(file: ManagedFile, state: FileState | None) -> None:
+    """Tell a drift check how the host's file differs."""
+    record(Change("declared", file.path, summary(file, state), tuple(diff(file, state))))
+
+
+def summary(file: ManagedFile, state: FileState | None) -> str:
+    """How the host's file differs, in a few words."""
+    if state is None:
+        return "missing"
+    if state.kind != "file":
+        return f"a {state.kind} instead of a file"
+    words = []
+    if state.sha256 != hashlib.sha256(file.content.encode()).hexdigest():
+        words.append("content differs")
+    if state.mode != file.mode:
+        words.append(f"mode {state.mode} -> {file.mode}")
+    if file.as_user is None and (state.user, state.group) != (file.user, file.group):
+        words.append(f"owner {state.user}:{state.group} -> {file.user}:{file.group}")
+    return ", ".join(words)
 
 
 def log_diff(file: ManagedFile, state: FileState | None) -> None:

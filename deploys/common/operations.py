@@ -21,6 +21,7 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
 
+from deploys.common.changes import Change, listened
 from deploys.common.summary import record_failure
 from facts.system import System, SystemState
 from inventories.settings import HostSettings, from_data
@@ -30,11 +31,24 @@ T = TypeVar("T")
 Commands = Generator[PyinfraCommand | str, None, None]
 
 _settings: WeakKeyDictionary[Host, HostSettings] = WeakKeyDictionary()
+_readers: WeakKeyDictionary[Host, Callable[..., Any]] = WeakKeyDictionary()
 _systems: WeakKeyDictionary[Host, SystemState] = WeakKeyDictionary()
 
 
 class HostError(Exception):
-    """This host can't go on. The message says what is wrong there and what mends it."""
+    """This host can't go on. The message says what is wrong there and what mends it.
+
+    + changes: the same as differences from what is declared, for a drift check; without any it
+      takes the message
+    """
+
+    def __init__(self, message: str, *changes: Change) -> None:
+        super().__init__(message)
+        self.changes = changes
+
+
+class UnknownStateError(HostError):
+    """This host can't even be judged: a fact can't be read, a secret can't be had."""
 
 
 def host_operation(
@@ -47,6 +61,8 @@ def host_operation(
         try:
             yield from function(*args, **kwargs)
         except HostError as error:
+            if listened():
+                raise
             yield from fail(str(error))
 
     return operation()(guarded)
@@ -69,10 +85,17 @@ def _fail(state: State, host: Host, message: str) -> bool:
 def read(fact: type[FactBase[T]], *args: Any, **kwargs: Any) -> T:
     """The fact's value; HostError where pyinfra would go on with the default after a failure."""
     host = current_host()
+    if host in _readers:
+        return cast(T, _readers[host](fact, *args, **kwargs))
     value = host.get_fact(fact, *args, **kwargs)
     if host in current_state().failed_hosts:
-        raise HostError(f"could not read {fact.__name__} (the error is above)")
+        raise UnknownStateError(f"could not read {fact.__name__} (the error is above)")
     return value
+
+
+def read_through(host: Host, reader: Callable[..., Any]) -> None:
+    """Answer :func:`read` for this host by ``reader(fact, ...)``, which raises HostError itself."""
+    _readers[host] = reader
 
 
 def current_host() -> Host:

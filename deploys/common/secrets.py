@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploys.common.operations import HostError
+from deploys.common.operations import UnknownStateError
 from inventories.secrets import SecretError, resolve_secret
 from inventories.settings import SecretReference
 
 
 def secret(reference: SecretReference) -> str:
-    """The secret's text; HostError naming the reference when it can't be had."""
+    """The secret's text; UnknownStateError naming the reference when it can't be had."""
     try:
         return resolve_secret(reference, Path.cwd())
     except SecretError as error:
-        raise HostError(str(error)) from error
+        raise UnknownStateError(str(error)) from error

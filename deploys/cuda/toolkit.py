@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pyinfra import logger
 
+from deploys.common.changes import Change, listened, record
 from deploys.common.downloads import upload_artifacts
-from deploys.common.files import is_current, log_diff, read_states
+from deploys.common.files import is_current, log_diff, read_states, record_change
 from deploys.common.jobs import run_job
 from deploys.common.operations import (
     Commands,
@@ -67,6 +68,7 @@ def _wheels(settings: CudaSettings) -> Commands:
     if found and found.version and wheels.is_current(settings, found.manifest):
         current_host().noop(f"CUDA {found.version} is in {root}, made of the locked wheels")
         return
+    record(Change("declared", root, "not the toolkit of the locked wheels"))
     state = system()
     wheels.check_wheels(settings, state.architecture, state.disk_free.get("/opt", 0))
     yield from upload_artifacts(settings.wheels)
@@ -96,13 +98,22 @@ def _nvidia_repo(settings: CudaSettings) -> Commands:
 
 def _show_changes(chosen: CudaRepository, state: CudaState, differences: tuple[str, ...]) -> None:
     """What ``--diff`` shows: the files' diffs, and the packages that move."""
-    if not current_state().config.DIFF:
+    if not current_state().config.DIFF and not listened():
         return
     files = repository.files(chosen, state)
     states = read_states(files)
     for file in files:
         if not is_current(file, states.get(file.path)):
             log_diff(file, states.get(file.path))
+            record_change(file, states.get(file.path))
+    shown = {file.path for file in files}
     for difference in differences:
+        if difference not in shown:
+            name, _, rest = difference.partition(" ")
+            record(Change("declared", name, rest or _how(name, state)))
         if difference not in repository.OWN_FILES:
             logger.info(f"{current_host().print_prefix}{difference}")
+
+
+def _how(path: str, state: CudaState) -> str:
+    return "differs, or must not be there any more" if path in state.files else "missing"

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pyinfra.api import deploy
 
+from deploys.common.changes import Change, record
 from deploys.common.downloads import (
     fetch_lines,
     fetch_probe,
@@ -33,10 +34,10 @@ from deploys.llama_cpp.build import (
     plan_build,
     source_script,
 )
-from facts.llama_cpp import LlamaCppBuilds
+from facts.llama_cpp import LlamaCppBuilds, LlamaCppState
 from inventories.settings import ArchiveSource, Artifact, CudaSettings, LlamaCppSettings
 
-__all__ = ["compiled", "host_build", "llama_cpp"]
+__all__ = ["compiled", "gpu_change", "host_build", "llama_cpp"]
 
 
 @deploy("llama.cpp")
@@ -61,23 +62,39 @@ def compiled(settings: LlamaCppSettings, cuda: CudaSettings) -> Commands:
     """
     planned = host_build(settings, cuda)
     state = read(LlamaCppBuilds)
-    if planned.name in state.builds:
+    if planned.name in state.builds and planned.name not in state.damaged:
         current_host().noop(f"{planned.path} is built")
         return
+    _record(planned, state)
     if planned.name not in state.prepared:
         yield from _prepare_source(settings, planned)
     yield from run_job(compile_job(settings, planned, cuda.root is not None))
 
 
+def _record(planned: Build, state: LlamaCppState) -> None:
+    if planned.name not in state.builds:
+        record(Change("declared", planned.path, "not built"))
+    for path in state.damaged.get(planned.name, ()):
+        record(Change("declared", path, "not the file that was built: another size or time"))
+
+
 def host_build(settings: LlamaCppSettings, cuda: CudaSettings) -> Build:
     """The build that these settings make on the current host; HostError when they make none."""
     facts = system()
+    if facts.gpu_error and cuda.root is not None and not settings.architectures:
+        raise HostError(facts.gpu_error, gpu_change(facts.gpu_error))
     found = {gpu.architecture for gpu in facts.gpus if gpu.architecture}
     machine = Machine(facts.platform, facts.architecture, facts.cpu, tuple(sorted(found)))
     try:
         return plan_build(settings, cuda, machine)
     except BuildError as error:
         raise HostError(str(error)) from error
+
+
+def gpu_change(error: str) -> Change:
+    """GPUs that can't be asked, as a difference; the message carries its remedy in brackets."""
+    summary, _, remedy = error.removesuffix(")").partition(" (")
+    return Change("running", "NVIDIA driver", summary, remedy=remedy, component="preflight")
 
 
 def _prepare_source(settings: LlamaCppSettings, planned: Build) -> Commands:

@@ -234,9 +234,14 @@ elif [ -x bin/llama-server ]; then
 fi
 options=$(grep -oE -e '--[a-z][a-z0-9-]+' help.txt 2>/dev/null | sort -u | tr '\\n' ' ' || :)
 rm -f help.txt
+# So that a file that was put in a binary's place is seen.
+binaries=$(for target in {targets}; do
+  sum=$(sha256sum < "bin/$target")
+  printf ', "%s": "%s %s"' "$target" "$(stat -c '%s %Y' "bin/$target")" "${{sum%% *}}"
+done)
 printf '%s\\n' {word(manifest)} |
-  sed "s|}}\\$|, \\"seconds\\": $(($(date +%s) - started)), \\"options\\": \\"$options\\"}}|" \\
-  > manifest.json
+  sed "s|}}\\$|, \\"seconds\\": $(($(date +%s) - started)), \\"options\\": \\"$options\\", \\
+\\"binaries\\": {{${{binaries#, }}}}}}|" > manifest.json
 chmod -R a-w .
 cd /
 final={operand(build.path)}

@@ -12,10 +12,12 @@ from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
+from deploys.common.changes import Change, listened, record
 from deploys.common.files import (
     ManagedFile,
     is_current,
     read_states,
+    record_change,
     remove_files,
     write_files,
 )
@@ -36,11 +38,13 @@ from deploys.common.shell import operand
 from deploys.common.summary import record_failure
 from deploys.llama_cpp import host_build
 from deploys.llama_server.unit import (
+    ACCOUNT,
     Instance,
     ServerError,
     account_file,
     config_hash,
     obsolete_files,
+    process_arguments,
     render_unit,
     server_files,
 )
@@ -78,7 +82,22 @@ def servers(settings: HostSettings) -> Commands:
     )
     instances = [_instance(settings, server, binary, state) for server in settings.servers]
     files = wanted_files(instances)
+    if binary and binary.removesuffix("/bin/llama-server") not in state.options and listened():
+        # Without its build nobody knows what the unit will say; a converge builds before.
+        yield from _judge_processes(instances, state)
+        return
     yield from converge(instances, files, state)
+
+
+def _judge_processes(instances: Sequence[Instance], state: ServersState) -> Commands:
+    """What a drift check can tell of servers whose build is missing."""
+    for instance in instances:
+        server = state.servers[instance.server.name]
+        if server.active != "active":
+            _record_reasons(instance, server, (f"it is {server.active}",))
+        elif server.executable != instance.binary:
+            _record_reasons(instance, server, (_other_program(server),))
+    yield from ()
 
 
 def _binary(settings: HostSettings) -> str:
@@ -124,6 +143,11 @@ def converge(
         instance.server.name: reasons(instance, state.servers[instance.server.name], files, states)
         for instance in instances
     }
+    for file in flat:
+        if not is_current(file, states.get(file.path)):
+            record_change(file, states.get(file.path))
+    for instance in instances:
+        _record_server(instance, state.servers[instance.server.name], needs, files, states)
     for instance in instances:
         if needs[instance.server.name]:
             require_startable(instance, state.servers[instance.server.name])
@@ -131,6 +155,7 @@ def converge(
     yield from write_files(flat, states)
     yield from remove_files(obsolete, states)
     if instances and not state.account:
+        record(Change("declared", ACCOUNT, "the servers' system account is missing"))
         yield "systemd-sysusers /etc/sysusers.d/llama-server.conf"
     if any(_stale_unit(i, state, files, states) for i in instances):
         yield "systemctl daemon-reload"
@@ -162,12 +187,75 @@ def reasons(
     elif state.config != config_hash(render_unit(instance)):
         found.append("its process was started with another configuration")
     elif state.executable != instance.binary:
-        found.append(f"its process runs {state.executable or 'an unknown program'}")
+        found.append(_other_program(state))
+    elif not state.drop_ins and state.arguments not in ((), process_arguments(instance)):
+        # A drop-in may change them: that is its administrator's business.
+        found.append(_other_arguments(state.arguments, process_arguments(instance)))
     elif not state.key_current or _key_differs(instance, files, states):
         found.append("its process was started with another API key")
     elif state.needs_reload:
         found.append("its unit or a drop-in changed after its start")
+    elif state.newer_drop_ins:
+        found.append(f"{', '.join(state.newer_drop_ins)} is newer than its process")
     return tuple(found)
+
+
+def _other_program(state: ServerState) -> str:
+    return f"its process runs {state.executable or 'an unknown program'}"
+
+
+def _other_arguments(seen: Sequence[str], wanted: Sequence[str]) -> str:
+    """The arguments in which two command lines differ, in their order."""
+    more = " ".join(part for part in seen if part not in wanted) or "fewer"
+    less = " ".join(part for part in wanted if part not in seen) or "none of them"
+    return f"its process was started with other arguments ({more} instead of {less})"
+
+
+def _record_server(
+    instance: Instance,
+    state: ServerState,
+    needs: Mapping[str, tuple[str, ...]],
+    files: Mapping[str, tuple[ManagedFile, ...]],
+    states: Mapping[str, FileState],
+) -> None:
+    """Tell a drift check about a server's process, but not what its files tell already."""
+    name = instance.server.name
+    unit = files[name][0]
+    found = needs[name]
+    if not is_current(unit, states.get(unit.path)) and _only_the_unit_moved(state, found):
+        found = ()
+    if _key_differs(instance, files, states) and state.key_current:
+        found = tuple(reason for reason in found if "API key" not in reason)
+    _record_reasons(instance, state, found)
+    if state.enabled != "enabled" and state.load not in ("not-found", "masked"):
+        summary = f"{state.enabled or 'not enabled'}: it won't start at boot"
+        record(Change("running", unit_name(name), summary))
+
+
+def _only_the_unit_moved(state: ServerState, found: Sequence[str]) -> bool:
+    """Whether a restart is due for nothing but the unit's file having been written."""
+    moved = bool(found) and found[0].startswith("its unit or a drop-in changed")
+    return moved and not state.newer_drop_ins
+
+
+def _record_reasons(instance: Instance, state: ServerState, found: Sequence[str]) -> None:
+    if not found:
+        return
+    name = unit_name(instance.server.name)
+    dropped = f" (drop-ins: {', '.join(state.drop_ins)})" if state.drop_ins else ""
+    record(Change("running", name, f"{'; '.join(found)}{dropped}"))
+
+
+def taken_port(server: ServerSettings, stranger: Listener) -> Change:
+    """A port that a stranger has, as a difference."""
+    who = stranger.process or stranger.unit or "another process"
+    return Change(
+        "running",
+        f"port {server.port}",
+        f"port {server.port} of server {server.name} is taken by {who}",
+        remedy=f"stop that, or set servers.{server.name}.port",
+        component="llama_server",
+    )
 
 
 def _key_differs(
@@ -183,14 +271,14 @@ def require_startable(instance: Instance, state: ServerState) -> None:
     """HostError when the start would fail for a reason that is already known."""
     name = instance.server.name
     if state.load == "masked":
-        raise HostError(f"{unit_name(name)} is masked: run systemctl unmask {unit_name(name)}")
+        unit = unit_name(name)
+        remedy = f"run systemctl unmask {unit}"
+        change = Change("running", unit, "masked", remedy=remedy)
+        raise HostError(f"{unit} is masked: {remedy}", change)
     stranger = stranger_on_port(instance.server, system().listeners)
     if stranger is not None:
-        raise HostError(
-            f"port {instance.server.port} of server {name} is taken by "
-            f"{stranger.process or stranger.unit or 'another process'}: "
-            f"stop that, or set servers.{name}.port"
-        )
+        taken = taken_port(instance.server, stranger)
+        raise HostError(f"{taken.summary}: {taken.remedy}", taken)
 
 
 def stranger_on_port(server: ServerSettings, listeners: Iterable[Listener]) -> Listener | None:
@@ -206,6 +294,7 @@ def _remove_undeclared(names: Iterable[str]) -> Commands:
     for name in names:
         unit = unit_name(name)
         logger.info(f"{current_host().print_prefix}{unit} is declared no longer: removing it")
+        record(Change("declared", unit, "declared no longer"))
         yield f"systemctl disable --now -- {operand(unit)}"
         yield f"rm -rf -- {operand(f'{UNITS}/{unit}')} {operand(f'/etc/llama-server/{name}')}"
         yield "systemctl daemon-reload"

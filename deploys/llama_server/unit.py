@@ -127,6 +127,15 @@ def arguments(instance: Instance) -> list[str]:
     return result + extra_arguments(server)
 
 
+def process_arguments(instance: Instance) -> tuple[str, ...]:
+    """What the process of an instance has for arguments, the program first."""
+    folder = f"/run/credentials/{unit_name(instance.server.name)}"
+    return tuple(
+        part.replace("${CREDENTIALS_DIRECTORY}", folder) if part.startswith("${") else part
+        for part in (instance.binary, *arguments(instance))
+    )
+
+
 def _load_mode(instance: Instance) -> list[str]:
     mode = instance.server.load_mode
     if mode == "auto":

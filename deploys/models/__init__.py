@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from pyinfra.api import deploy
 
+from deploys.common.changes import Change, record
 from deploys.common.downloads import Fetch, fetch_artifacts
 from deploys.common.operations import (
     Commands,
@@ -46,6 +47,10 @@ def model_files(models: Sequence[ModelSettings]) -> Commands:
     """
     states = read(ModelFiles, paths=[path for model in models for path in paths(model)])
     missing = {model.name: missing_files(model, states) for model in models}
+    for model in models:
+        for file in missing[model.name]:
+            state = states[posixpath.join(model.directory, file.name)]
+            record(Change("declared", state.path, describe(file, state)))
     require_space(models, states)
     for model in models:
         if not missing[model.name]:
@@ -66,6 +71,16 @@ def missing_files(model: ModelSettings, states: Mapping[str, ModelFile]) -> tupl
         for file, path in zip(model.files, paths(model), strict=True)
         if states[path].verified != file.sha256
     )
+
+
+def describe(file: Artifact, state: ModelFile) -> str:
+    """How a file that isn't what was verified differs, as far as its stat tells."""
+    if state.size is None:
+        arrived = f", {human_bytes(state.partial)} have arrived" if state.partial else ""
+        return f"missing ({human_bytes(file.size)}{arrived})"
+    if state.size != file.size:
+        return f"{state.size} bytes -> {file.size}"
+    return "not the bytes that were verified: time or inode changed, or there is no record"
 
 
 def require_space(models: Sequence[ModelSettings], states: Mapping[str, ModelFile]) -> None:

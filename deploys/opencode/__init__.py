@@ -16,6 +16,7 @@ from typing import Any
 
 from pyinfra.api import StringCommand, deploy
 
+from deploys.common.changes import Change, record, refusal
 from deploys.common.downloads import upload_artifacts
 from deploys.common.files import ManagedFile, write_files
 from deploys.common.jobs import run_job
@@ -101,7 +102,7 @@ def refuse(settings: OpenCodeSettings, state: OpenCodeState) -> None:
         else:
             problems += _config_problems(settings, user)
     if problems:
-        raise HostError("; ".join(problems))
+        raise HostError("; ".join(problems), *(refusal(text, "OpenCode") for text in problems))
 
 
 def _config_problems(settings: OpenCodeSettings, user: OpenCodeUser) -> list[str]:
@@ -180,8 +181,9 @@ def _states(path: str, state: FileState | None) -> dict[str, FileState]:
 def _install(version: str, artifact: Artifact, state: OpenCodeState) -> Commands:
     manifest: Mapping[str, Any] = state.manifest
     expected = current_manifest(version, artifact)
-    whole = state.binary_size > 0 and state.binary_size == manifest.get("size")
-    if not whole or {**manifest, "size": 0} != {**expected, "size": 0}:
+    whole = _is_whole(state)
+    if not whole or any(manifest.get(key) != value for key, value in expected.items()):
+        record(Change("declared", f"/opt/opencode/{version}", _difference(state)))
         yield from upload_artifacts([artifact])
         yield from run_job(install_job(version, artifact))
     else:
@@ -189,4 +191,27 @@ def _install(version: str, artifact: Artifact, state: OpenCodeState) -> Commands
     if state.link == run_path(version):
         current_host().noop(f"{COMMAND} starts OpenCode {version}")
     else:
+        now = "missing" if state.link is None else f"-> {state.link}"
+        record(Change("declared", COMMAND, f"{now}, should be -> {run_path(version)}"))
         yield StringCommand(f"sh -c {script_word(link_script(version))}")
+
+
+def _is_whole(state: OpenCodeState) -> bool:
+    """Whether binary and ``run`` are those that were installed; the time where it was noted."""
+    noted = state.manifest
+    return (
+        state.binary_size > 0
+        and state.binary_size == noted.get("size")
+        and noted.get("mtime") in (None, state.binary_mtime)
+        and state.run in (None, noted.get("run"))
+    )
+
+
+def _difference(state: OpenCodeState) -> str:
+    if not state.manifest:
+        return "not installed"
+    if state.binary_size == 0:
+        return "its binary is missing, or not executable"
+    if not _is_whole(state):
+        return "a file in it is not the one that was installed"
+    return "another release's files"

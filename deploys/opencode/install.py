@@ -41,7 +41,7 @@ def run_script(version: str) -> str:
 
 
 def current_manifest(version: str, artifact: Artifact) -> dict[str, Any]:
-    """What an installation's manifest must say, but for ``size``, the bytes of its binary."""
+    """What an installation's manifest must say, but for its binary's size, time and hash."""
     return {
         "version": version,
         "artifact": artifact.sha256,
@@ -65,7 +65,9 @@ if [ "$found" != {version} ]; then
   exit 1
 fi
 printf %s {run} > stage/run; chmod 755 stage/run
-printf '%s, "size": %s}}\\n' {manifest} "$(stat -c %s stage/opencode)" > stage/manifest.json
+sum=$(sha256sum < stage/opencode)
+printf '%s, "size": %s, "mtime": %s, "sha256": "%s"}}\\n' {manifest} \\
+  $(stat -c '%s %Y' stage/opencode) "${{sum%% *}}" > stage/manifest.json
 chmod 644 stage/manifest.json
 sync -f stage
 if [ -e {final} ]; then rm -rf old; mv -T {final} old; fi

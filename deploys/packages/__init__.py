@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from pyinfra.api import deploy
 
+from deploys.common.changes import Change, record
 from deploys.common.jobs import Job, run_job
 from deploys.common.operations import (
     Commands,
@@ -66,6 +67,8 @@ def installed(names: Iterable[str]) -> Commands:
     if not missing:
         current_host().noop(f"all of {', '.join(names)} are installed")
         return
+    for name in missing:
+        record(Change("declared", name, "not installed"))
     yield from run_job(install_job(missing))
 
 

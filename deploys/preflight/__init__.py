@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from pyinfra.api import deploy
 
+from deploys.common.changes import Change, refusal
 from deploys.common.operations import (
     Commands,
     HostError,
+    UnknownStateError,
     current_host,
     host_operation,
     host_settings,
     system,
 )
 from deploys.common.progress import human_bytes
-from deploys.llama_server import stranger_on_port
+from deploys.llama_cpp import gpu_change
+from deploys.llama_server import stranger_on_port, taken_port
 from deploys.preflight.compatibility import Combination, conflicts
 from facts.system import SystemState
 from inventories.settings import HostSettings
@@ -38,16 +41,29 @@ def checks(settings: HostSettings) -> Commands:
 
     + settings: what the host should become
     """
-    found = problems(settings, system())
+    facts = system()
+    found = findings(settings, facts)
+    if not facts.root:
+        # Without root's rights most facts would answer, and wrongly.
+        raise UnknownStateError("; ".join(map(_text, found)))
     if found:
-        raise HostError("; ".join(found))
+        raise HostError("; ".join(map(_text, found)), *found)
     current_host().noop("nothing stands in the way")
     return
     yield
 
 
 def problems(settings: HostSettings, facts: SystemState) -> list[str]:
-    """What can't work, in the order a person would mend it."""
+    """What can't work, each with its remedy, in the order a person would mend it."""
+    return [_text(finding) for finding in findings(settings, facts)]
+
+
+def _text(finding: Change) -> str:
+    return f"{finding.summary}: {finding.remedy}"
+
+
+def findings(settings: HostSettings, facts: SystemState) -> list[Change]:
+    """What can't work as differences that no converge mends."""
     return [
         *_rights(settings, facts),
         *_systemd(facts),
@@ -57,48 +73,53 @@ def problems(settings: HostSettings, facts: SystemState) -> list[str]:
     ]
 
 
-def _rights(settings: HostSettings, facts: SystemState) -> list[str]:
+def _rights(settings: HostSettings, facts: SystemState) -> list[Change]:
     if facts.root:
         return []
-    return [f"no root rights as {settings.ssh.user}: allow that user sudo, or set ssh.user to root"]
+    remedy = "allow that user sudo, or set ssh.user to root"
+    return [
+        Change("declared", "rights", f"no root rights as {settings.ssh.user}", remedy=remedy),
+    ]
 
 
-def _systemd(facts: SystemState) -> list[str]:
+def _systemd(facts: SystemState) -> list[Change]:
     if facts.systemd >= LOWEST_SYSTEMD:
         return []
     found = f"systemd {facts.systemd}" if facts.systemd else "a host without systemd"
-    return [f"{found}: llamaherd needs systemd {LOWEST_SYSTEMD} or newer"]
+    remedy = f"llamaherd needs systemd {LOWEST_SYSTEMD} or newer"
+    return [Change("declared", "systemd", found, remedy=remedy)]
 
 
-def _disk(facts: SystemState) -> list[str]:
+def _disk(facts: SystemState) -> list[Change]:
     return [
-        f"{path} has {human_bytes(free)} left, at least {human_bytes(DISK_MARGIN)} are needed: "
-        "make room"
+        Change(
+            "declared",
+            path,
+            f"{path} has {human_bytes(free)} left, at least {human_bytes(DISK_MARGIN)} are needed",
+            remedy="make room",
+        )
         for path, free in facts.disk_free.items()
         if free < DISK_MARGIN
     ]
 
 
-def _gpus(settings: HostSettings, facts: SystemState) -> list[str]:
+def _gpus(settings: HostSettings, facts: SystemState) -> list[Change]:
     cuda = settings.cuda
     if cuda is None or cuda.provider == "none":
         return []
+    if facts.gpu_error:
+        return [gpu_change(facts.gpu_error)]
     if settings.servers and not facts.gpus:
-        return [
-            "no GPU answers (nvidia-smi): install or mend the NVIDIA driver, "
-            "or set cuda: {provider: none} for a CPU host"
-        ]
-    return conflicts(Combination(cuda.version or "", facts.glibc, facts.gpus))
+        remedy = "install or mend the NVIDIA driver, or set cuda: {provider: none} for a CPU host"
+        return [Change("running", "GPU", "no GPU answers (nvidia-smi)", remedy=remedy)]
+    found = conflicts(Combination(cuda.version or "", facts.glibc, facts.gpus))
+    return [refusal(text, "CUDA toolkit") for text in found]
 
 
-def _ports(settings: HostSettings, facts: SystemState) -> list[str]:
+def _ports(settings: HostSettings, facts: SystemState) -> list[Change]:
     found = []
     for server in settings.servers:
         stranger = stranger_on_port(server, facts.listeners)
         if stranger is not None:
-            found.append(
-                f"port {server.port} of server {server.name} is taken by "
-                f"{stranger.process or stranger.unit or 'another process'}: "
-                f"stop that, or set servers.{server.name}.port"
-            )
+            found.append(taken_port(server, stranger))
     return found
