@@ -111,7 +111,7 @@ class LiveServer(FactBase[LiveServerState]):
         tokens: int = 32,
         timeout: int = 120,
     ) -> str:
-        base = f"http://{url_host(address)}:{int(port)}"
+        base = base_url(port, address)
         body = {
             "model": model,
             "messages": [{"role": "user", "content": "Say hello in one short sentence."}],
@@ -120,12 +120,7 @@ class LiveServer(FactBase[LiveServerState]):
             "stream_options": {"include_usage": True},
         }
         script = (
-            f"{_ASK}\nuse_key {shlex.quote(f'/etc/llama-server/{server}/api-key')}\n"
-            f"health=$(ask health --max-time 10 {shlex.quote(base + '/health')})\n"
-            'printf "%s\\n" "$health"\n'
-            f"printf %s \"$health\" | tail -n 1 | base64 -d | grep -q '^{_STATUS}200$' || exit 0\n"
-            f"ask props --max-time 10 {shlex.quote(base + '/props')}\n"
-            f"ask models --max-time 10 {shlex.quote(base + '/v1/models')}\n"
+            f"{_ASK}{identity_script(server, port, address)}"
             f"stream completion --max-time {int(timeout)} "
             f"--header 'Content-Type: application/json' --data-raw {shlex.quote(json.dumps(body))} "
             f"{shlex.quote(base + '/v1/chat/completions')}\n"
@@ -138,6 +133,31 @@ class LiveServer(FactBase[LiveServerState]):
 
     def process(self, output: list[str]) -> LiveServerState:
         return parse_live_server(output)
+
+
+ASK = _ASK
+"""Shell functions that the scripts below use; put before them once."""
+
+
+def identity_script(server: str, port: int, address: str) -> str:
+    """Shell that asks for health, and a healthy server for its properties and models.
+
+    Ends the shell where the server isn't healthy.
+    """
+    base = base_url(port, address)
+    return (
+        f"use_key {shlex.quote(f'/etc/llama-server/{server}/api-key')}\n"
+        f"health=$(ask health --max-time 10 {shlex.quote(base + '/health')})\n"
+        'printf "%s\\n" "$health"\n'
+        f"printf %s \"$health\" | tail -n 1 | base64 -d | grep -q '^{_STATUS}200$' || exit 0\n"
+        f"ask props --max-time 10 {shlex.quote(base + '/props')}\n"
+        f"ask models --max-time 10 {shlex.quote(base + '/v1/models')}\n"
+    )
+
+
+def base_url(port: int, address: str) -> str:
+    """Where a server's own host asks it."""
+    return f"http://{url_host(address)}:{int(port)}"
 
 
 def url_host(address: str) -> str:

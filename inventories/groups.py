@@ -106,7 +106,14 @@ def host_data(settings: HostSettings, directory: Path, *, hide: bool = False) ->
 
     Raises :class:`inventories.secrets.SecretError`.
     """
-    data = {"fleet": to_data(settings)} | _connection(settings.ssh)
+    return {"fleet": to_data(settings)} | connection_data(settings, directory, hide=hide)
+
+
+def connection_data(
+    settings: HostSettings, directory: Path, *, hide: bool = False
+) -> dict[str, Any]:
+    """The part of :func:`host_data` that says how to connect."""
+    data = _connection(settings.ssh)
     # pyinfra reads these two from host data; the references alone stay in ``fleet``.
     secrets = {"ssh_password": settings.ssh.password, "_sudo_password": settings.ssh.sudo_password}
     for key, reference in secrets.items():

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 import gevent
+import pyinfra.connectors.util
 from gevent.pool import Pool
 from pyinfra.api import Config, Inventory, State, StringCommand
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
@@ -61,6 +62,7 @@ def run_on_hosts(
     *,
     seconds: Callable[[str], float],
     done: Callable[[Result[T]], None] = lambda _: None,
+    state_class: type[State] = State,
 ) -> list[Result[T]]:
     """Connect to every host, call ``function`` with it, disconnect; results in the given order.
 
@@ -69,20 +71,23 @@ def run_on_hosts(
       pyinfra's own calls
     + seconds: time limit of a host by its name, connecting included
     + done: called with each result as it comes
+    + state_class: pyinfra's, or a child of it
     """
-    state = State(
+    state = state_class(
         Inventory(([(name, dict(data)) for name, data in hosts], {})),
         Config(CONNECT_TIMEOUT=CONNECT_SECONDS),
+        check_for_changes=False,
     )
 
     def one(host: Host) -> Result[T]:
-        with ctx_state.use(state), ctx_config.use(state.config), ctx_host.use(host):
+        with ctx_config.use(state.config), ctx_host.use(host):
             result = _guarded(host, function, seconds(host.name))
         done(result)
         return result
 
     pool = Pool(PARALLEL)
-    with _quiet():
+    # pyinfra's context holds one state a process: the first host to end would take it away.
+    with _quiet(), ctx_state.use(state):
         return list(pool.map(one, list(state.inventory)))
 
 
@@ -141,15 +146,27 @@ def ask(host: Host, fact: type[FactBase[T]], **arguments: Any) -> T:
     return question.process(list(output.stdout_lines))
 
 
+def _refuse_prompt(*_: object) -> str:
+    raise RemoteError(
+        "sudo wants a password: set ssh.sudo_password, or allow the user sudo without one"
+    )
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries' logs off the terminal: results say what they say, and name the host."""
+    """Keep the libraries' logs off the terminal: results say what they say, and name the host.
+
+    And keep pyinfra from asking a person for sudo's password, which would hold up every host.
+    """
     loggers = [logging.getLogger(name) for name in ("pyinfra", "paramiko")]
     before = [(logger, logger.propagate, list(logger.handlers)) for logger in loggers]
     for logger in loggers:
         logger.propagate, logger.handlers = False, [logging.NullHandler()]
+    connectors: Any = pyinfra.connectors.util
+    ask_person, connectors.getpass = connectors.getpass, _refuse_prompt
     try:
         yield
     finally:
+        connectors.getpass = ask_person
         for logger, propagate, handlers in before:
             logger.propagate, logger.handlers = propagate, handlers

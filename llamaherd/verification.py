@@ -52,10 +52,10 @@ class Finding:
 def judge_server(
     settings: HostSettings, server: ServerSettings, live: LiveServerState
 ) -> list[Finding]:
-    """Everything about one server: health, build, model, context, slots, one completion."""
+    """Everything about one server: health, build, model, context, slots; a completion if asked."""
     found = _Findings(settings.name, f"server {server.name}")
     _judge_health(found, server, live.health)
-    if not found.ok or live.props is None or live.models is None or live.completion is None:
+    if not found.ok or live.props is None or live.models is None:
         return found.all
     props = live.props.json()
     if live.props.status != 200 or not isinstance(props, dict):
@@ -64,7 +64,8 @@ def judge_server(
         _judge_build(found, settings.llama_cpp, props)
         _judge_model(found, settings, server, props, live.models)
         _judge_size(found, server, props)
-    _judge_completion(found, server, live.completion)
+    if live.completion is not None:
+        _judge_completion(found, server, live.completion)
     return found.all
 
 

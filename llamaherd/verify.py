@@ -151,7 +151,7 @@ def verify(path: Path, limit: Sequence[str] = (), timeout: int = COMPLETION_SECO
         problems = [str(problem) for problem in check_lock(fleet, lock)]
     except ProblemsError as error:
         return Report(path, problems=tuple(str(problem) for problem in error.problems))
-    names, unknown = _chosen(fleet, limit)
+    names, unknown = chosen_hosts(fleet, limit)
     problems += unknown
     if not fleet.hosts:
         problems.append(f"{path}: the fleet has no host; add one under hosts:")
@@ -160,7 +160,7 @@ def verify(path: Path, limit: Sequence[str] = (), timeout: int = COMPLETION_SECO
     return Report(path, hosts=tuple(_ask_hosts(fleet, lock, names, timeout)))
 
 
-def _chosen(fleet: Fleet, limit: Sequence[str]) -> tuple[list[str], list[str]]:
+def chosen_hosts(fleet: Fleet, limit: Sequence[str]) -> tuple[list[str], list[str]]:
     """Names of the hosts to ask, and what is wrong with the limits."""
     if not limit:
         return list(fleet.hosts), []

@@ -125,6 +125,11 @@ def host_settings() -> HostSettings:
     return _settings[host]
 
 
+def use_settings(host: Host, settings: HostSettings) -> None:
+    """Give a host its settings without an inventory's data."""
+    _settings[host] = settings
+
+
 def system() -> SystemState:
     """What the current host is. Read once a run: nothing that we do changes it."""
     host = current_host()

@@ -111,7 +111,7 @@ def to_document(report: DriftReport) -> dict[str, Any]:
         "seconds": round(report.seconds, 3),
         "state": report.state,
         "exit_code": report.exit_code,
-        "hosts": [_host(host) for host in report.hosts],
+        "hosts": [host_document(host) for host in report.hosts],
         "upstream": [_finding(finding) for finding in report.upstream],
         "failures": failures(report),
     }
@@ -130,7 +130,8 @@ def failures(report: DriftReport) -> list[dict[str, str]]:
     return found
 
 
-def _host(host: HostReport) -> dict[str, Any]:
+def host_document(host: HostReport) -> dict[str, Any]:
+    """The JSON form of one host."""
     return {
         "name": host.name,
         "state": host.state,
@@ -159,19 +160,21 @@ def from_document(document: dict[str, Any]) -> DriftReport:
         fleet=document["fleet"],
         started=document["started"],
         seconds=document["seconds"],
-        hosts=tuple(
-            HostReport(
-                name=host["name"],
-                state=host["state"],
-                findings=tuple(map(_read_finding, host["findings"])),
-                error=host["error"],
-                seconds=host["seconds"],
-                commands=host["commands"],
-                operations=host["operations"],
-            )
-            for host in document["hosts"]
-        ),
+        hosts=tuple(map(host_from_document, document["hosts"])),
         upstream=tuple(map(_read_finding, document["upstream"])),
+    )
+
+
+def host_from_document(host: dict[str, Any]) -> HostReport:
+    """The inverse of :func:`host_document`."""
+    return HostReport(
+        name=host["name"],
+        state=host["state"],
+        findings=tuple(map(_read_finding, host["findings"])),
+        error=host["error"],
+        seconds=host["seconds"],
+        commands=host["commands"],
+        operations=host["operations"],
     )
 
 
