@@ -2,6 +2,7 @@
 
 from deploys.common.summary import summarise_failures
 from deploys.cuda import cuda
+from deploys.drift_timer import drift_timer
 from deploys.llama_cpp import llama_cpp
 from deploys.llama_server import llama_server
 from deploys.models import models
@@ -18,3 +19,4 @@ llama_cpp()
 models()
 llama_server()
 opencode()
+drift_timer()

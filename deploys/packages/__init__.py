@@ -28,6 +28,8 @@ BUILD = ("build-essential", "cmake", "libssl-dev", "ninja-build")
 GIT = ("git",)
 # OpenCode fetches ripgrep for itself where there is none, and wants git for its snapshots.
 OPENCODE = ("git", "ripgrep")
+# llamaherd's own environment there, and the key it checks with.
+DRIFT_TIMER = ("openssh-client", "python3-venv")
 
 
 @deploy("Packages")
@@ -51,6 +53,8 @@ def wanted(settings: HostSettings) -> tuple[str, ...]:
         names.add("unzip")
     if settings.opencode is not None:
         names.update(OPENCODE)
+    if settings.drift_timer is not None:
+        names.update(DRIFT_TIMER)
     return tuple(sorted(names))
 
 
