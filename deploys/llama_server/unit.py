@@ -280,6 +280,7 @@ def render_wait_ready(instance: Instance) -> str:
     return _template("wait-ready.sh").substitute(
         mark=MARK,
         url=word(f"http://{own_address(server.host)}:{server.port}"),
+        key=word(f"{SETTINGS}/{server.name}/api-key"),
         alias=word(json.dumps(instance.model.name)),
     )
 

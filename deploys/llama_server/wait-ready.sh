@@ -2,9 +2,9 @@
 # Ends when the server is healthy and lists its model; fails when the server ends before that.
 # The API key travels on curl's standard input, never in an argument.
 url=@{url}
+key=@{key}
 
 ask() {
-  key=${CREDENTIALS_DIRECTORY:-/nonexistent}/api-key
   if [ -r "$key" ]; then
     printf 'header = "Authorization: Bearer %s"\n' "$(sed 's/[\\"]/\\&/g' "$key")"
   fi | curl --config - --fail --silent --max-time 10 --noproxy '*' "$url$1"

@@ -187,6 +187,15 @@ def test_a_bound_address_is_reached_as(host: str, loopback: bool, address: str) 
     assert f"url=http://{address}:8888\n" in script
 
 
+def test_the_readiness_check_reads_the_key_where_systemd_252_lets_it() -> None:
+    # Credentials are hidden from ExecStartPost there: in the sandbox it would ask without a key,
+    # and a server with one would never become ready.
+    assert "ExecStartPost=+/bin/sh /etc/llama-server/coder/wait-ready" in render_unit(INSTANCE)
+    script = render_wait_ready(INSTANCE)
+    assert "key=/etc/llama-server/coder/api-key" in script.replace("'", "")
+    assert "CREDENTIALS_DIRECTORY" not in script
+
+
 @pytest.mark.parametrize("value", ["a\nb", "a\0", "\x1b"])
 def test_an_exec_line_takes_no_control_characters(value: str) -> None:
     with pytest.raises(ServerError):
