@@ -18,8 +18,10 @@ from typing import NoReturn
 from llamaherd.arguments import CommandError, problem_document
 from schemas.problems import ProblemsError
 
-COMMANDS = ("validate", "show", "lock", "verify")
+COMMANDS = ("validate", "show", "lock", "verify", "drift")
 """One module of this package each: ``add_parser(subparsers)`` sets ``func``, a ``run(args)``."""
+
+_ELSEWHERE = {"drift": "llamaherd.drift.command"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,7 +41,7 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in commands:
-        import_module(f"llamaherd.{command}").add_parser(subparsers)
+        import_module(_ELSEWHERE.get(command, f"llamaherd.{command}")).add_parser(subparsers)
     return parser
 
 

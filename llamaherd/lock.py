@@ -146,7 +146,7 @@ def _relock(fleet: Fleet, lock: Lock, update: Iterable[str], outcome: Outcome) -
     progress = ProgressLine()
     world = World(
         directory=fleet.path.absolute().parent,
-        hub_token=_hub_token(fleet),
+        hub_token=hub_token(fleet),
         tick=progress.show,
     )
     pins: dict[Kind, dict[str, Pin]] = {kind: {} for kind in KINDS}
@@ -217,7 +217,7 @@ def _names(request: Request) -> set[str]:
     return names | {str(request.body[key]) for key in ("ref", "version") if key in request.body}
 
 
-def _hub_token(fleet: Fleet) -> Callable[[], str | None]:
+def hub_token(fleet: Fleet) -> Callable[[], str | None]:
     """Gives the fleet's hub token when it is asked for, and asks for the secret once."""
 
     @cache

@@ -120,3 +120,25 @@ def _run(arguments: list[str], world: World, timeout: int) -> subprocess.Complet
         raise PinError("git is not installed here; install it, or pin an archive instead") from None
     except subprocess.TimeoutExpired:
         raise PinError(f"git gave no answer within {timeout} s; try again") from None
+
+
+def is_release(ref: str) -> bool:
+    """Whether a ref is one of llama.cpp's release tags."""
+    return _RELEASE.fullmatch(ref) is not None
+
+
+def published(body: Mapping[str, Any], world: World) -> SourcePin | None:
+    """What a locked ref could move to: the newest release for a release, else what the ref is now.
+
+    None for a commit, which never moves. Nothing is cloned: the build number of what is no release
+    stays None.
+    """
+    repository, ref = body["repository"], str(body["ref"])
+    refs = _ls_remote(repository, world)
+    if _RELEASE.fullmatch(ref):
+        tags = (name.removeprefix("refs/tags/") for name in refs)
+        newest = max((int(m[1]) for tag in tags if (m := _RELEASE.fullmatch(tag))), default=0)
+        commit = _lookup(refs, f"b{newest}")
+        return None if commit is None else SourcePin(body, commit, newest)
+    commit = _lookup(refs, ref)
+    return SourcePin(request=body, commit=commit) if commit is not None else None

@@ -72,6 +72,11 @@ def pin_model(body: Mapping[str, Any], world: World) -> ModelPin:
     )
 
 
+def published(body: Mapping[str, Any], world: World) -> str:
+    """The commit that the model's revision is now."""
+    return _Hub(body["hub"], world).commit()
+
+
 def choose_files(
     listing: Iterable[HubFile], quant: str | None, file: str | None, place: str
 ) -> tuple[HubFile, ...]:

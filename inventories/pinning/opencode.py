@@ -18,7 +18,16 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from inventories.lock import OpenCodePin
-from inventories.pinning.web import PinError, World, ask, decode_json, hash_url, require_ok, shown
+from inventories.pinning.web import (
+    PinError,
+    World,
+    ask,
+    ask_json,
+    decode_json,
+    hash_url,
+    require_ok,
+    shown,
+)
 from inventories.settings import Artifact
 
 PACKAGES = {"x86_64": "opencode-linux-x64", "aarch64": "opencode-linux-arm64"}
@@ -116,3 +125,14 @@ def _sha512(integrity: Any, url: str) -> bytes:
             except binascii.Error:
                 break
     raise PinError(f"{shown(url)}: states no SHA-512 of the tarball; use a registry that does")
+
+
+def published(body: Mapping[str, Any], world: World) -> str:
+    """The version that the registry calls the latest."""
+    registry = find_registry(body.get("registry"), world)
+    url = f"{registry}/{quote(next(iter(PACKAGES.values())))}/latest"
+    document = ask_json(url)
+    version = document.get("version") if isinstance(document, dict) else None
+    if not isinstance(version, str):
+        raise PinError(f"{shown(url)}: names no version; is opencode.registry an npm registry?")
+    return version

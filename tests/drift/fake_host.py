@@ -68,6 +68,13 @@ SETTINGS = HostSettings(
     servers=(SERVER,),
     opencode=OPENCODE,
 )
+CUDA = replace(
+    SETTINGS,
+    cuda=CudaSettings("existing", path="/usr/local/cuda-13.0"),
+    servers=(replace(SERVER, gpus=("0",)),),
+)
+RTX4090 = "0, NVIDIA GeForce RTX 4090, GPU-1, 24564, 24000, 580.65.06, 8.9"
+COMPUTING = ("@@llamaherd:reboot", "@@llamaherd:computing", "814", "answered")
 GIB = 1024**3
 
 
@@ -76,7 +83,8 @@ def line_of(file: ManagedFile, owner: str = "") -> str:
     content = file.content.encode()
     name = owner or file.as_user or file.user
     shown = "-" if file.secret else base64.b64encode(content).decode()
-    return f"file {file.mode} {name} {name} {hashlib.sha256(content).hexdigest()} {shown} {file.path}"
+    sha256 = hashlib.sha256(content).hexdigest()
+    return f"file {file.mode} {name} {name} {sha256} {shown} {file.path}"
 
 
 def answer(body: Any, status: int = 200) -> str:
@@ -127,10 +135,11 @@ class FakeHost:
             "@@llamaherd:link": self._opencode(),
             "@@llamaherd:reboot": self._running(),
             "nice -n 19": self._hashes(),
+            "@@llamaherd:toolkits": ["13.0.88 /usr/local/cuda-13.0", "-"],
             "look()": self._files(),
         }
         failing = {"success": False, "stderr": "sudo: a terminal is required"}
-        return {needle: failing for needle in self.gone} | answers
+        return dict.fromkeys(self.gone, failing) | answers
 
     @property
     def data(self) -> dict[str, Any]:
@@ -142,7 +151,8 @@ class FakeHost:
         """The server as declared."""
         assert self.settings.llama_cpp is not None
         assert self.settings.cuda is not None
-        machine = Machine("debian12", "x86_64", "EPYC")
+        architectures = ("89",) if self.settings.cuda.root else ()
+        machine = Machine("debian12", "x86_64", "EPYC", architectures)
         build = plan_build(self.settings.llama_cpp, self.settings.cuda, machine)
         gpu = self.settings.cuda.provider != "none"
         server = self.settings.servers[0]
