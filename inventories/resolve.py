@@ -82,8 +82,13 @@ def resolve_host(fleet: Fleet, lock: Lock, name: str) -> HostSettings:
     )
 
 
-def secret_reference(value: Mapping[str, Any] | None) -> SecretReference | None:
-    """A fleet file's ``{env: ..}``, ``{file: ..}`` or ``{command: ..}``; None for none."""
+def secret_reference(
+    value: Mapping[str, Any] | None, fleet: Fleet | None = None
+) -> SecretReference | None:
+    """A fleet file's ``{env: ..}``, ``{file: ..}`` or ``{command: ..}``; None for none.
+
+    + fleet: its folder is where relative files count from and commands run
+    """
     if not value:
         return None
     command = value.get("command")
@@ -91,7 +96,12 @@ def secret_reference(value: Mapping[str, Any] | None) -> SecretReference | None:
         env=value.get("env"),
         file=value.get("file"),
         command=tuple(command) if command else None,
+        directory=_folder(fleet) if fleet is not None and not value.get("env") else None,
     )
+
+
+def _folder(fleet: Fleet) -> str:
+    return str(fleet.path.absolute().parent)
 
 
 def ssh_settings(fleet: Fleet, host: FleetHost) -> SshSettings:
@@ -105,8 +115,8 @@ def ssh_settings(fleet: Fleet, host: FleetHost) -> SshSettings:
         known_hosts=_absolute(fleet, ssh.get("known_hosts")),
         config_file=_absolute(fleet, ssh.get("config_file")),
         host_key_checking=ssh.get("host_key_checking") or "yes",
-        password=secret_reference(ssh.get("password")),
-        sudo_password=secret_reference(ssh.get("sudo_password")),
+        password=secret_reference(ssh.get("password"), fleet),
+        sudo_password=secret_reference(ssh.get("sudo_password"), fleet),
     )
 
 
@@ -208,7 +218,7 @@ def model_settings(fleet: Fleet, lock: Lock, name: str) -> ModelSettings:
         reasoning=bool(model.get("reasoning")),
         sampling=_sampling(model.get("sampling")),
         # A token is the hub's; another server must never see it.
-        token=secret_reference(fleet.hub.get("token")) if model.get("hub") else None,
+        token=secret_reference(fleet.hub.get("token"), fleet) if model.get("hub") else None,
     )
 
 
@@ -256,7 +266,7 @@ def _server(fleet: Fleet, host: FleetHost, name: str) -> ServerSettings:
         address=server_address(fleet, host, name),
         sampling=_sampling(model.get("sampling"), values.get("sampling")),
         gpus=None if gpus in (None, "all") else tuple(str(gpu) for gpu in gpus),
-        api_key=secret_reference(values.get("api_key")),
+        api_key=secret_reference(values.get("api_key"), fleet),
         extra_args=tuple(values.get("extra_args") or ()),
         ready_timeout=values.get("ready_timeout") or 600,
         **given,

@@ -44,11 +44,13 @@ def describe(reference: SecretReference) -> str:
 def resolve_secret(reference: SecretReference, directory: Path) -> Secret:
     """The secret that a reference names.
 
-    + directory: the fleet file's folder; relative files are found from there, commands run there
+    + directory: relative files are found from there, commands run there, unless the reference has a
+      folder of its own
 
     Raises :class:`SecretError` when it is missing, unreadable, empty, not text, or holds a control
     character (a line break would end a header or a key file's line early).
     """
+    directory = Path(reference.directory) if reference.directory else directory
     value = _read(reference, directory).removesuffix("\n").removesuffix("\r")
     if not value:
         raise SecretError(f"secret from {describe(reference)} is empty; give it a value")

@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 CudaProvider = Literal["nvidia-repo", "wheels", "existing", "none"]
@@ -30,11 +31,14 @@ class SecretReference:
     + env: name of an environment variable
     + file: path on the controller, relative to the fleet file; one trailing newline is dropped
     + command: argument vector whose standard output is the secret (one trailing newline dropped)
+    + directory: absolute folder that a relative file counts from and a command runs in: the fleet
+      file's; None for the working directory
     """
 
     env: str | None = None
     file: str | None = None
     command: tuple[str, ...] | None = None
+    directory: str | None = None
 
 
 @dataclass(frozen=True)
@@ -370,6 +374,12 @@ def from_data(cls: type[T], data: Mapping[str, Any]) -> T:
     return typing.cast(T, _decode(cls, data))
 
 
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """A class's fields and their types; a fleet has thousands of each class."""
+    return typing.get_type_hints(kind)
+
+
 def _decode(kind: Any, value: Any) -> Any:
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
@@ -381,7 +391,7 @@ def _decode(kind: Any, value: Any) -> Any:
         item = typing.get_args(kind)[1]
         return {key: _decode(item, element) for key, element in value.items()}
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         unknown = set(value) - set(hints)
         if unknown:
             raise TypeError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")

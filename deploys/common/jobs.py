@@ -49,6 +49,7 @@ class Job:
     + progress: the lines of the probe as an Amount; None when they don't say
     + secrets: file name to content; files of mode 600 in the folder while the job runs
     + network: False cuts the job off from every network
+    + binds: folders of the host under other names inside the job, by the name inside
     + remedy: what a person should look at when it fails
     """
 
@@ -60,6 +61,7 @@ class Job:
     secrets: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     network: bool = True
+    binds: Mapping[str, str] = field(default_factory=dict)
     remedy: str = ""
 
     @property
@@ -113,6 +115,7 @@ def start_command(job: Job) -> StringCommand:
         **secrets,
     }
     properties = [f"--setenv={name}={value}" for name, value in job.environment.items()]
+    properties += [f"--property=BindPaths={outer}:{inner}" for inner, outer in job.binds.items()]
     if not job.network:
         properties.append("--property=PrivateNetwork=yes")
     script = _START.format(

@@ -25,6 +25,7 @@ from deploys.common.operations import (
 )
 from deploys.llama_cpp.build import (
     BUILD_PROBE,
+    WORK_MOUNT,
     Build,
     BuildError,
     Machine,
@@ -135,5 +136,6 @@ def compile_job(settings: LlamaCppSettings, planned: Build, cuda: bool) -> Job:
         probe=BUILD_PROBE,
         progress=build_progress,
         network=False,
+        binds={WORK_MOUNT: planned.work},
         remedy="if a compiler was killed, lower llama_cpp.jobs",
     )

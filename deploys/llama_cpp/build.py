@@ -27,7 +27,9 @@ from inventories.settings import (
 # What a compile job may take of memory at its worst: nvcc on the flash attention kernels, g++.
 CUDA_JOB_BYTES = 4 * 1024**3
 CPU_JOB_BYTES = 1024**3
-PROJECT = "llama.cpp"
+# Where a job sees its work folder. One name for all builds: compilers put paths into what they
+# make, so this keeps builds alike and lets ccache serve one build from another's.
+WORK_MOUNT = "/run/llamaherd/build"
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ def build_script(build: Build, jobs: int) -> str:
     manifest = json.dumps({"name": build.name, **build.inputs}, sort_keys=True)
     number = build.definitions["LLAMA_BUILD_NUMBER"]
     commit = build.definitions["LLAMA_BUILD_COMMIT"]
-    return f"""work={operand(build.work)}
+    return f"""work={WORK_MOUNT}
 export CCACHE_DIR=/var/cache/llamaherd/ccache CCACHE_BASEDIR=$work CCACHE_NOHASHDIR=1
 export CCACHE_COMPILERCHECK=content
 started=$(date +%s)
@@ -244,7 +246,8 @@ printf '%s\\n' {word(manifest)} |
 \\"binaries\\": {{${{binaries#, }}}}}}|" > manifest.json
 chmod -R a-w .
 cd /
-final={operand(build.path)}
+# A rename must not cross the mount: from here on by the folder's real name.
+work={operand(build.work)} final={operand(build.path)}
 if [ -e "$final" ]; then chmod -R u+w "$final"; rm -rf -- "$final"; fi
 chmod u+w "$work/install"
 sync -f "$work/install"

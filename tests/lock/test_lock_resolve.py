@@ -72,7 +72,7 @@ def test_settings_survive_the_way_through_host_data(hosts: dict[str, HostSetting
 def test_ssh_paths_start_at_the_fleet_file(hosts: dict[str, HostSettings], tmp_path: Path) -> None:
     ssh = hosts["one"].ssh
     assert (ssh.hostname, ssh.user, ssh.key) == ("10.0.0.1", "ops", str(tmp_path / "keys/id"))
-    assert ssh.password == SecretReference(file="pw")
+    assert ssh.password == SecretReference(file="pw", directory=str(tmp_path))
     assert hosts["client"].ssh.hostname == "client"
 
 
