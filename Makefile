@@ -37,7 +37,7 @@ lint: venv ## Style and types
 	MYPYPATH=molecule/lab $(BIN)/mypy --strict molecule/lab/*.py
 
 check: lint ## The fast part of the tests: lint, types, unit tests, plans (under 90 s)
-	$(BIN)/pytest -m 'not lab'
+	$(BIN)/pytest -m 'not lab and not browser'
 
 # The scenarios of Molecule run inside it: tests/lab/test_scenarios.py.
 test: lab-tools downloads lint ## Everything, on real systemd hosts (root; under 60 min)
@@ -54,7 +54,8 @@ demo-clean: ## Remove the host that `make demo KEEP=1` left
 
 APT := apt-get install --yes --quiet --no-install-recommends
 TOOLS := systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 nft:nftables gpg:gpg \
-    ssh:openssh-client unshare:util-linux mount:mount ps:procps
+    ssh:openssh-client unshare:util-linux mount:mount ps:procps \
+    chromium:chromium chromedriver:chromium-driver
 
 lab-tools: ## What lab hosts need from this machine's own packages (root)
 	@missing=(); for tool in $(TOOLS); do \

@@ -22,7 +22,7 @@ def write_atomically(path: Path, text: str) -> None:
     is left then.
     """
     target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
+    if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return
     number, name = tempfile.mkstemp(

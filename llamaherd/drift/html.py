@@ -41,6 +41,8 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 OK = "ok"
 UNJUDGED = "not judged"
 ABSENT = "not in the fleet"
+# Top and height of a mark in a strip of 14 units; a state that is not named fills it.
+_MARKS = {OK: (9, 5), "unjudged": (1, 12), "absent": (1, 12)}
 
 
 def render_html(report: DriftReport, history: Sequence[DriftReport] = ()) -> str:
@@ -59,7 +61,6 @@ def render_html(report: DriftReport, history: Sequence[DriftReport] = ()) -> str
         "style": style,
         "title": _text(f"Drift of {report.fleet}: {summary_of(report)}"),
         "fleet": _text(report.fleet),
-        "state": report.state,
         "verdict": _text(_verdict(report)),
         "started": _time(report.started),
         "seconds": _seconds(report.seconds),
@@ -190,10 +191,10 @@ def _chart(checks: Sequence[DriftReport]) -> str:
     for index, check in enumerate(checks):
         counted = Counter(host.state for host in check.hosts)
         bars.append(_column(index * 10, counted, max(len(check.hosts), 1), check.started))
-    width = len(checks) * 10 - 3
+    width = len(checks) * 10 - 1
     label = f"State of the fleet in its last {len(checks)} checks, oldest first"
     return (
-        f'<figure><svg role="img" aria-label="{label}" viewBox="0 0 {width} 56" width="{width}">'
+        f'<figure><svg role="img" aria-label="{label}" viewBox="-1 -1 {width} 58" width="{width}">'
         f"{''.join(bars)}</svg><figcaption>Last {len(checks)} checks, newest on the right"
         "</figcaption></figure>"
     )
@@ -250,14 +251,14 @@ def _filters(report: DriftReport) -> str:
         return ""
     labels = [_filter("all", "all", len(report.hosts), checked=True)]
     labels += [_filter(state, _badge(state, state), counted[state]) for state in states]
-    return f"<fieldset><legend>Show hosts by state</legend>{''.join(labels)}</fieldset>"
+    return "\n".join(labels)
 
 
 def _filter(name: str, label: str, number: int, *, checked: bool = False) -> str:
     mark = " checked" if checked else ""
     return (
-        f'<label><input type="radio" name="show" id="show-{name}"{mark}>{label} '
-        f"<span>{number:,}</span></label>"
+        f'<input type="radio" name="show" id="show-{name}"{mark}>'
+        f'<label for="show-{name}">{label} <span>{number:,}</span></label>'
     )
 
 
@@ -280,12 +281,13 @@ def _row(number: int, host: HostReport, past: _History) -> str:
         _cell(column, component, host, planes.get(component, Counter()), past, history[component])
         for column, component in enumerate(COMPONENTS)
     ]
+    tall = " tall" if any(len(counted) == len(PLANES) for counted in planes.values()) else ""
     why = "".join(f'<p class="why">{_text(line)}</p>' for line in host.error.splitlines())
     return (
-        f'<li class="host {host.state}" id="{anchor}">'
-        f'<details class="n"><summary><h3 title="{name}">{name}</h3> '
+        f'<div class="host {host.state}{tall}" role="listitem" id="{anchor}">'
+        f'<details class="n"><summary><h3>{name}</h3> '
         f"{_badge(host.state, host.state)}</summary>{_host_panel(host, past)}</details>"
-        f"{''.join(cells)}{why}</li>"
+        f"{''.join(cells)}{why}</div>"
     )
 
 
@@ -294,7 +296,7 @@ def _host_panel(host: HostReport, past: _History) -> str:
         f"Checked in {_seconds(host.seconds)} with {count_of(host.commands, 'remote command')} "
         f"and {count_of(host.operations, 'operation')}."
     )
-    return f"<p><b>{_text(host.name)}</b></p><p>{cost}</p>{_past(past, past.of_host(host.name))}"
+    return f"<div><p>{cost}</p>{_past(past, past.of_host(host.name))}</div>"
 
 
 def _cell(
@@ -305,15 +307,16 @@ def _cell(
     past: _History,
     said: Sequence[str],
 ) -> str:
-    name = f"<i>{component}</i> "
     place = f"c{column}"
     if not planes:
         kind = OK if said[-1] == OK else UNJUDGED
-        panel = _past(past, said, heading=component)
+        still = _unmoved(said)
+        panel = f"<p>{component}: {still}</p>" if still else _open_cell(component, "", past, said)
         return (
-            f'<details class="{place}"><summary>{name}{_badge(_kind(kind), kind)}</summary>'
-            f"{panel}</details>"
+            f'<details class="{place}"><summary aria-label="{component}: {kind}">'
+            f"{_badge(_kind(kind), kind)}</summary>{panel}</details>"
         )
+    counts = ", ".join(f"{planes[plane]} {plane}" for plane in PLANES if planes.get(plane))
     badges = "".join(
         f'<b class="{plane}">{planes[plane]}<span class="w"> {plane}</span></b>'
         for plane in PLANES
@@ -321,9 +324,14 @@ def _cell(
     )
     found = _findings(finding for finding in host.findings if finding.component == component)
     return (
-        f'<details class="{place} bad"><summary>{name}{badges}</summary>'
-        f"<h4>{component}</h4><div>{found}</div>{_past(past, said)}</details>"
+        f'<details class="{place} bad"><summary aria-label="{component}: {counts}">'
+        f"{badges}</summary>"
+        f"{_open_cell(component, found, past, said)}</details>"
     )
+
+
+def _open_cell(component: str, found: str, past: _History, said: Sequence[str]) -> str:
+    return f"<div><h4>{component}</h4>{found}{_past(past, said)}</div>"
 
 
 def _findings(findings: Iterable[Finding]) -> str:
@@ -364,18 +372,21 @@ def _diff_line(line: str) -> str:
 # History in a cell
 
 
-def _past(past: _History, said: Sequence[str], heading: str = "") -> str:
+def _past(past: _History, said: Sequence[str]) -> str:
     """What the checks kept said of one cell or host; one sentence where it was always the same."""
-    lead = f"<code>{heading}</code>: " if heading else ""
-    if len(said) == 1:
-        now = "in order" if said[0] == OK else said[0]
-        return f'<p class="said">{lead}{now}; no earlier check was kept.</p>'
-    runs = past.runs(said)
-    if len(runs) == 1:
-        same = "in order" if said[0] == OK else said[0]
-        return f'<p class="said">{lead}{same} in all {len(said)} checks kept.</p>'
-    head = f'<p class="said">{lead}last {len(said)} checks</p>'
-    return f"{head}<div>{_strip(said)}{_run_list(runs)}</div>"
+    if _unmoved(said):
+        return f'<p class="past">{_unmoved(said).capitalize()}</p>'
+    head = f'<p class="past">Last {len(said)} checks, newest on the right</p>'
+    return f"{head}{_strip(said)}{_run_list(past.runs(said))}"
+
+
+def _unmoved(said: Sequence[str]) -> str:
+    """``in order in all 30 checks kept.``; empty where not all said the same."""
+    if len(set(said)) > 1:
+        return ""
+    same = "in order" if said[0] == OK else said[0]
+    kept = "no earlier check was kept" if len(said) == 1 else f"in all {len(said)} checks kept"
+    return f"{same}; {kept}." if len(said) == 1 else f"{same} {kept}."
 
 
 def _strip(said: Sequence[str]) -> str:
@@ -383,17 +394,17 @@ def _strip(said: Sequence[str]) -> str:
 
     The list of runs beside it says the same in words.
     """
-    marks = []
+    paths: dict[str, str] = {}
     for index, state in enumerate(said):
         kind = _kind(state)
-        y, height = (9, 5) if kind == OK else (1, 12) if kind in ("unjudged", "absent") else (0, 14)
-        marks.append(
-            f'<rect class="{kind}" x="{index * 8 + 1}" y="{y}" width="5" height="{height}"/>'
-        )
+        top, height = _MARKS.get(kind, (0, 14))
+        mark = f"M{index * 8 + 1} {top}h5v{height}h-5z"
+        paths[kind] = paths.get(kind, "") + mark
+    drawn = "".join(f'<path class="{kind}" d="{path}"/>' for kind, path in paths.items())
     width = len(said) * 8
     return (
         f'<svg class="strip" aria-hidden="true" viewBox="0 0 {width} 14" width="{width}">'
-        f"{''.join(marks)}</svg>"
+        f"{drawn}</svg>"
     )
 
 
