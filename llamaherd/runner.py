@@ -18,9 +18,12 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar, cast
 
 import gevent
+import pyinfra.api.arguments
+import pyinfra.api.inventory
 import pyinfra.connectors.util
 from gevent.pool import Pool
 from pyinfra.api import Config, Inventory, State, StringCommand
@@ -29,6 +32,14 @@ from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.facts import FactBase
 from pyinfra.api.host import Host
 from pyinfra.context import ctx_config, ctx_host, ctx_state
+
+# Both answer the same at each call, and are called for each host and operation: the first reads
+# type hints anew, the second the entry points of all packages.
+for _module, _name in (
+    (pyinfra.api.arguments, "all_global_arguments"),
+    (pyinfra.api.inventory, "get_all_connectors"),
+):
+    setattr(_module, _name, cache(getattr(_module, _name)))
 
 T = TypeVar("T")
 

@@ -229,6 +229,7 @@ class _Editor:
     def __init__(self, text: str, place: str) -> None:
         self.text = text
         self.place = place
+        self._scanned: dict[int, dict[str, _Member]] = {}
         self._newline = "\r\n" if "\r\n" in text else "\n"
         self._unit = self._member_indent(_skip(text, 0)) or "  "
 
@@ -305,6 +306,7 @@ class _Editor:
         self._splice(member.value_start, member.value_end, self._dump(value, indent))
 
     def _splice(self, start: int, end: int, text: str) -> None:
+        self._scanned.clear()
         self.text = self.text[:start] + text + self.text[end:]
 
     def _find(self, path: Sequence[str]) -> _Member | None:
@@ -326,6 +328,12 @@ class _Editor:
         return start
 
     def _scan(self, start: int) -> dict[str, _Member]:
+        """The members of the object whose brace is at ``start``; read once between edits."""
+        if start not in self._scanned:
+            self._scanned[start] = self._read(start)
+        return self._scanned[start]
+
+    def _read(self, start: int) -> dict[str, _Member]:
         decoder = _decoder(self.text)
         members: dict[str, _Member] = {}
         index = _skip(self.text, start + 1)
