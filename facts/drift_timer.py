@@ -33,11 +33,13 @@ class DriftTimerState(FactValue):
     """What is there of the scheduled check.
 
     + installed: the program asked for is there, whole
+    + current: where the link ``current`` beside it leads to; empty without one
     + python: version of the host's ``python3``, such as ``3.11``; empty without one, and when the
       program is installed (nobody needs to know then)
     """
 
     installed: bool = False
+    current: str = ""
     python: str = ""
     account: bool = False
     key: bool = False
@@ -55,6 +57,7 @@ for unit in @UNITS@; do
   echo "@SECTION@unit $unit"
   systemctl show -p LoadState,ActiveState,UnitFileState,NeedDaemonReload -- "$unit"
 done
+echo @SECTION@current; readlink -- @LINK@
 echo @SECTION@installed
 if [ -e @MARKER@ ]; then echo yes; exit 0; fi
 echo @SECTION@python
@@ -66,15 +69,17 @@ class DriftTimer(FactBase[DriftTimerState]):
     """State of the scheduled check, in one command.
 
     + marker: file that a whole installation of the wanted program has
+    + link: what leads to the installation that is in use
     """
 
-    def command(self, marker: str) -> str:
+    def command(self, marker: str, link: str) -> str:
         script = (
             _SCRIPT.replace("@SECTION@", SECTION)
             .replace("@ACCOUNT@", ACCOUNT)
             .replace("@KEY@", KEY)
             .replace("@UNITS@", f"{TIMER} {SERVICE}")
             .replace("@MARKER@", shlex.quote(marker))
+            .replace("@LINK@", shlex.quote(link))
         )
         return f"sh -c {shlex.quote(script)}"
 
@@ -96,6 +101,7 @@ def parse_drift_timer(output: list[str]) -> DriftTimerState:
     }
     return DriftTimerState(
         installed=bool(sections.get("installed")),
+        current="".join(sections.get("current", [])).strip(),
         python="".join(sections.get("python", [])).strip(),
         account=bool(sections.get("account")),
         key=bool(sections.get("key")),

@@ -32,10 +32,12 @@ from deploys.common.operations import (
 from deploys.common.shell import operand, script_word, word
 from deploys.drift_timer.known_hosts import host_name, merged, parse_known_hosts
 from deploys.drift_timer.program import (
+    CURRENT,
     PYTHON,
     ProgramError,
     directory,
     install_job,
+    link_command,
     marker,
     source_digest,
     source_files,
@@ -80,7 +82,7 @@ def scheduled(settings: DriftTimerSettings) -> Commands:
         units = unit_files(settings, digest)
     except (ProgramError, UnitError) as error:
         raise HostError(str(error)) from error
-    state = read(DriftTimer, marker=marker(digest))
+    state = read(DriftTimer, marker=marker(digest), link=CURRENT)
     fixed = (*_fleet(settings), publish_file(), *units)
     states = read_states((account_file(), *fixed, _known_hosts("")), also=[OWN])
     known = _known_hosts(_known_hosts_text(settings, states))
@@ -145,9 +147,17 @@ def _account(state: DriftTimerState, states: Mapping[str, FileState]) -> Command
 
 
 def _program(digest: str, state: DriftTimerState) -> Commands:
-    if state.installed:
+    if not state.installed:
+        yield from _install(digest, state)
+    elif state.current == digest:
         current_host().noop(f"{directory(digest)} is whole")
         return
+    # For people: the unit names the directory itself.
+    record(Change("declared", CURRENT, f"leads to {state.current or 'nothing'}, not to {digest}"))
+    yield link_command(digest)
+
+
+def _install(digest: str, state: DriftTimerState) -> Commands:
     if state.python and tuple(map(int, state.python.split("."))) < PYTHON:
         needed = ".".join(map(str, PYTHON))
         raise HostError(

@@ -27,6 +27,7 @@ from deploys.common.progress import Amount
 from deploys.common.shell import operand, script_word
 
 ROOT = "/opt/llamaherd"
+CURRENT = f"{ROOT}/current"
 PYTHON = (3, 11)
 PACKAGES = ("deploys", "facts", "inventories", "llamaherd", "schemas")
 MODULES = ("deploy.py", "inventory.py")
@@ -157,6 +158,12 @@ def marker(digest: str) -> str:
     return f"{directory(digest)}/complete"
 
 
+def link_command(digest: str) -> str:
+    """One command that makes ``current`` lead to the program of that digest, atomically."""
+    link = f"ln -sfn -- {operand(digest)} {CURRENT}.new && mv -fT -- {CURRENT}.new {CURRENT}"
+    return f"sh -c {script_word(link)}"
+
+
 def executable(digest: str) -> str:
     """The command."""
     return f"{directory(digest)}/bin/llamaherd"
@@ -181,7 +188,7 @@ echo "installing llamaherd and its dependencies"
 touch @TARGET@/complete
 sync -f @TARGET@/complete
 # The one before stays: a check may be running from it.
-ls -1td @ROOT@/*/ | tail -n +3 | while read -r old; do rm -rf -- "$old"; done
+ls -1td @ROOT@/*/ | grep -vxF @LINK@/ | tail -n +3 | while read -r old; do rm -rf -- "$old"; done
 """
 
 
@@ -193,6 +200,7 @@ def install_job(digest: str) -> Job:
         _INSTALL.replace("@VERSION@", str(PYTHON))
         .replace("@ROOT@", ROOT)
         .replace("@TARGET@", operand(directory(digest)))
+        .replace("@LINK@", CURRENT)
         .replace("@WHEEL@", name)
         .replace("@CONSTRAINTS@", "\n".join(constraints()))
     )

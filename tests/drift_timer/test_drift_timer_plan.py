@@ -56,6 +56,7 @@ class OnHost:
     account: bool = True
     key: bool = True
     installed: bool = True
+    current: str = DIGEST
     python: str = ""
     load: str = "loaded"
     active: str = "active"
@@ -76,6 +77,7 @@ class OnHost:
                 f"UnitFileState={self.enabled}",
                 f"NeedDaemonReload={'yes' if self.reload else 'no'}",
             ]
+        lines += ["@@llamaherd:current", self.current]
         lines += ["@@llamaherd:installed", *yes[self.installed]]
         return lines if self.installed else [*lines, "@@llamaherd:python", self.python]
 
@@ -199,6 +201,7 @@ def test_a_bare_host_gets_everything_in_an_order_that_works(
         "llamaherd-drift.conf.XXXXXXXX",
         "systemd-sysusers",
         f"systemd-run --quiet --unit=llamaherd-drift-{DIGEST}",
+        "ln -sfn",
         "systemd-analyze calendar",
         "/etc/llamaherd/fleet.yaml.XXXXXXXX",
         "/etc/llamaherd/known_hosts.XXXXXXXX",
@@ -232,6 +235,7 @@ def test_the_administrators_own_file_is_never_touched(
         ({"key": False}, "ssh-keygen"),
         ({"account": False}, "systemd-sysusers"),
         ({"installed": False, "python": "3.12"}, "systemd-run"),
+        ({"current": "0123"}, f"ln -sfn -- {DIGEST} /opt/llamaherd/current.new"),
     ],
 )
 def test_what_is_off_is_mended_and_nothing_else(
