@@ -67,7 +67,8 @@ def test_host_data_is_read_in_one_place() -> None:
         for path in SOURCES
         if path.is_relative_to(ROOT / "deploys") and "host.data" in path.read_text()
     }
-    assert readers == {"deploys/common/operations.py"}
+    # The summary names the address of a host that it couldn't reach.
+    assert readers == {"deploys/common/operations.py", "deploys/common/summary.py"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

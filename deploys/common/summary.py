@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pyinfra
 from pyinfra.api.host import Host
 from pyinfra.api.state import BaseStateCallback, State
+from pyinfra.context import ctx_state
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,13 @@ def failures() -> tuple[Failure, ...]:
     return tuple(_failures.values())
 
 
-def render(failed: tuple[Failure, ...]) -> str:
-    """The summary as text; empty when nothing failed."""
+def render(failed: tuple[Failure, ...], hosts: int) -> str:
+    """The summary as text; empty when nothing failed. ``hosts`` is how many the run had."""
     if not failed:
         return ""
     noun = "host" if len(failed) == 1 else "hosts"
-    lines = [f"--> {len(failed)} {noun} failed; the others went on:"]
+    others = "; the others went on" if hosts > len(failed) else ""
+    lines = [f"--> {len(failed)} {noun} failed{others}:"]
     lines += [f"    {f.host}: {f.operation}: {f.reason}" for f in failed]
     return "\n".join(lines)
 
@@ -70,19 +72,25 @@ def summarise_failures() -> None:
     if not pyinfra.is_cli or FailureSummary in _installed:
         return
     _installed.add(FailureSummary)
-    from pyinfra.context import ctx_state
-
     state = ctx_state.get()
     state.add_callback_handler(FailureSummary())
     for host in state.failed_hosts:
-        _failures.setdefault(host.name, Failure(host.name, "connect", "could not connect"))
-    atexit.register(_print)
+        _failures.setdefault(host.name, Failure(host.name, "connect", _unreachable(host)))
+    atexit.register(_print, len(list(state.inventory)))
+
+
+def _unreachable(host: Host) -> str:
+    """pyinfra connects before it loads our code, so the reason itself can't be had here."""
+    address = host.data.get("ssh_hostname") or host.name
+    user = host.data.get("ssh_user")
+    target = f"{user}@{address}" if user else address
+    return f"could not connect to {target} (the reason is above); does ssh {target} work?"
 
 
 _installed: set[type[FailureSummary]] = set()
 
 
-def _print() -> None:
-    text = render(failures())
+def _print(hosts: int) -> None:
+    text = render(failures(), hosts)
     if text:
         print(text, file=sys.stderr)
