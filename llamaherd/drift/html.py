@@ -68,7 +68,7 @@ def render_html(report: DriftReport, history: Sequence[DriftReport] = ()) -> str
         "chart": _chart(checks),
         "about": _about(report, checks),
         "filters": _filters(report),
-        "columns": "".join(f"<span>{component}</span>" for component in COMPONENTS),
+        "columns": "".join(_heading(component) for component in COMPONENTS),
         "hosts": "\n".join(_rows(report, past)),
     }
     return Template(_resource("report.html")).substitute(fields)
@@ -193,10 +193,10 @@ def _chart(checks: Sequence[DriftReport]) -> str:
         bars.append(_column(index * 10, counted, max(len(check.hosts), 1), check.started))
     width = len(checks) * 10 - 1
     label = f"State of the fleet in its last {len(checks)} checks, oldest first"
+    view = f'viewBox="-1 -1 {width} 58" width="{width}" height="58"'
     return (
-        f'<figure><svg role="img" aria-label="{label}" viewBox="-1 -1 {width} 58" width="{width}">'
-        f"{''.join(bars)}</svg><figcaption>Last {len(checks)} checks, newest on the right"
-        "</figcaption></figure>"
+        f'<figure><svg role="img" aria-label="{label}" {view}>{"".join(bars)}</svg>'
+        f"<figcaption>Last {len(checks)} checks, newest on the right</figcaption></figure>"
     )
 
 
@@ -265,6 +265,11 @@ def _filter(name: str, label: str, number: int, *, checked: bool = False) -> str
 # The grid
 
 
+def _heading(component: str) -> str:
+    """A column's title, which may go on in a second line after an underscore."""
+    return f"<span>{component.replace('_', '_<wbr>')}</span>"
+
+
 def _rows(report: DriftReport, past: _History) -> Iterator[str]:
     numbered = sorted(enumerate(report.hosts), key=lambda pair: _WORST_FIRST.index(pair[1].state))
     for number, host in numbered:
@@ -296,7 +301,8 @@ def _host_panel(host: HostReport, past: _History) -> str:
         f"Checked in {_seconds(host.seconds)} with {count_of(host.commands, 'remote command')} "
         f"and {count_of(host.operations, 'operation')}."
     )
-    return f"<div><p>{cost}</p>{_past(past, past.of_host(host.name))}</div>"
+    before = _past(past, past.of_host(host.name))
+    return f"<div><h4>{_text(host.name)}</h4><p>{cost}</p>{before}</div>"
 
 
 def _cell(

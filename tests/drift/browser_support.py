@@ -57,6 +57,7 @@ class Browser:
         height = self.run("return document.documentElement.scrollHeight")
         assert isinstance(height, int)
         self.size(width, min(height, tallest))
+        self.run("window.scrollTo(0, 0)")
         picture = self.command("Page.captureScreenshot", format="png")["data"]
         assert isinstance(picture, str)
         return base64.b64decode(picture)

@@ -12,8 +12,8 @@ from llamaherd.drift.html import render_html
 OFFICE = ("#host-gpu-02 .c5 > summary",)
 PHONE = ("#host-gpu-02 .c6 > summary",)
 PICTURES = {
-    "drift-office-light": ("office", 1280, 2000, "light", OFFICE),
-    "drift-office-dark": ("office", 1280, 2000, "dark", OFFICE),
+    "drift-office-light": ("office", 1280, 1190, "light", OFFICE),
+    "drift-office-dark": ("office", 1280, 1190, "dark", OFFICE),
     "drift-phone-light": ("office", 375, 1240, "light", PHONE),
     "drift-phone-dark": ("office", 375, 1240, "dark", PHONE),
     "drift-60-hosts": ("large", 1280, 1150, "light", ()),

@@ -103,7 +103,7 @@ def test_the_keyboard_reaches_and_opens_a_cell_and_shows_where_it_is(
     assert window.find(f"{CELL} pre").is_displayed()
 
 
-@pytest.mark.parametrize("width", [1280, 375])
+@pytest.mark.parametrize("width", [1280, 768, 375])
 def test_no_two_cells_of_a_row_overlap_and_fingers_find_them(
     window: Browser, folder: Path, width: int
 ) -> None:
@@ -126,7 +126,7 @@ def test_what_a_cell_says_fits_into_it(window: Browser, folder: Path) -> None:
     ]
     page = folder / "full.html"
     page.write_text(render_html(check_at(0, judged("gpu-01", *everything))))
-    for width in (1280, 375):
+    for width in (1280, 1250, 970, 768, 375):
         window.open(page, width)
         spilt = window.run(
             "const cell = document.querySelector('.c5 > summary');"

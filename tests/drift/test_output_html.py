@@ -32,13 +32,13 @@ STYLE = Path(html.__file__).with_name("report.css").read_text()
 # Everything that the page is built of. No script, form, frame, image or link to elsewhere.
 TAGS = re.compile(
     "html|head|meta|link|title|style|body|header|main|footer|section|div|h[1-4]|p|dl|dt|dd|ol|li|"
-    "details|summary|figure|figcaption|svg|g|rect|path|b|span|code|pre|ins|del|em|time|input|label"
+    "details|summary|figure|figcaption|svg|g|rect|path|b|span|code|pre|ins|del|em|time|input|label|wbr"
 )
 ATTRIBUTES = re.compile(
     "lang|charset|name|content|http-equiv|rel|href|class|id|role|title|type|checked|for|datetime|"
     "viewbox|width|height|x|y|rx|d|aria-(label|hidden|labelledby)"
 )
-VOID = {"meta", "link", "input", "rect", "path"}
+VOID = {"meta", "link", "input", "rect", "path", "wbr"}
 
 
 class Page(HTMLParser):
