@@ -39,7 +39,7 @@ class Change:
 
 def refusal(message: str, subject: str) -> Change:
     """A message that names place and remedy (``what is wrong: what mends it``) as a difference."""
-    summary, _, remedy = message.rpartition(": ")
+    summary, _, remedy = message.removeprefix("cuda: ").rpartition(": ")
     return Change(
         "declared", subject, summary or message, remedy=remedy if summary else "mend it by hand"
     )

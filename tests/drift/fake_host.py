@@ -101,7 +101,6 @@ class FakeHost:
     """
 
     settings: HostSettings = SETTINGS
-    system: tuple[str, ...] = ()
     gpus: tuple[str, ...] = ()
     listeners: tuple[str, ...] = ("8888 llama-server[814] llama-server@coder.service",)
     missing_packages: frozenset[str] = frozenset()
@@ -123,6 +122,8 @@ class FakeHost:
     running: tuple[str, ...] = ()
     model_sha256: str = "a" * 64
     gone: tuple[str, ...] = ()
+    root: bool = True
+    on_gpu: bool = False
 
     def responses(self) -> dict[str, Any]:
         """What pyinfra's fake connector is told: the first needle that is in a command answers."""
@@ -135,16 +136,21 @@ class FakeHost:
             "@@llamaherd:link": self._opencode(),
             "@@llamaherd:reboot": self._running(),
             "nice -n 19": self._hashes(),
-            "@@llamaherd:toolkits": ["13.0.88 /usr/local/cuda-13.0", "-"],
+            "@@llamaherd:toolkits": ["@@llamaherd:toolkits", "13.0.88 /usr/local/cuda-13.0", "-"],
             "look()": self._files(),
         }
         failing = {"success": False, "stderr": "sudo: a terminal is required"}
-        return dict.fromkeys(self.gone, failing) | answers
+        return answers | dict.fromkeys(self.gone, failing)
 
     @property
     def data(self) -> dict[str, Any]:
         """pyinfra's host data."""
         return {"fake_delay": 0, "fake_delay_jitter": 0, "fake_responses": self.responses()}
+
+    @property
+    def unit_file(self) -> ManagedFile:
+        """The server's unit as it should be."""
+        return server_files(self.instance)[0]
 
     @property
     def instance(self) -> Instance:
@@ -161,11 +167,12 @@ class FakeHost:
 
     def _system(self) -> list[str]:
         lines = ["@@llamaherd:os", "ID=debian", "VERSION_ID=12"]
-        lines += ["@@llamaherd:machine", "x86_64", "2", "0", "@@llamaherd:cpu", "EPYC"]
+        uid = "0" if self.root else "1000"
+        lines += ["@@llamaherd:machine", "x86_64", "2", uid, "@@llamaherd:cpu", "EPYC"]
         lines += ["@@llamaherd:glibc", "glibc 2.36", "@@llamaherd:systemd", "systemd 252 (252.39)"]
         lines += ["@@llamaherd:disk", f"/opt {50 * GIB}", f"/var/lib {50 * GIB}"]
         lines += ["@@llamaherd:gpus", *self.gpus, "@@llamaherd:listeners", *self.listeners]
-        return list(self.system) or lines
+        return lines
 
     def _packages(self) -> list[str]:
         names = set(wanted(self.settings)) - self.missing_packages
@@ -257,7 +264,9 @@ class FakeHost:
                 "total_slots": server.parallel,
                 "default_generation_settings": {"n_ctx": server.context},
             } | dict(self.live)
-            lines += [f"@@server {server.name}", "@@llamaherd:health"]
+            lines += [f"@@server {server.name}"]
+            lines += ["@@llamaherd:gpu", "yes"] if self.on_gpu else []
+            lines += ["@@llamaherd:health"]
             lines += [answer({"status": "ok"}, self.health)]
             if self.health == 200:
                 lines += ["@@llamaherd:props", answer(props)]
