@@ -345,3 +345,12 @@ def test_an_answer_without_sections_is_a_host_without_anything() -> None:
     state = parse_drift_timer([])
     assert (state.installed, state.account, state.key) == (False, False, False)
     assert state.unit(TIMER).load == "not-found"
+
+
+def test_a_bare_host_says_that_nothing_is_there() -> None:
+    recorded = Path(__file__).parent / "recorded/debian12-bare.txt"
+    state = parse_drift_timer(recorded.read_text().splitlines())
+    assert (state.installed, state.account, state.key, state.current) == (False, False, False, "")
+    assert state.python == "", "a minimal Debian has no python3: python3-venv brings it"
+    assert set(state.units) == {TIMER, SERVICE}
+    assert not state.unit(TIMER).needs_reload

@@ -113,3 +113,12 @@ def test_progress_is_counted_from_pips_own_words() -> None:
     assert amount is not None
     assert amount.done == 3
     assert job.progress(["100000"]).done == amount.total  # type: ignore[union-attr]
+
+
+def test_an_ordinary_install_has_every_file_too() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert {f"{name}.py" for name in setuptools["py-modules"]} == set(MODULES)
+    for path in map(Path, FILES):
+        if path.suffix != ".py":
+            package = ".".join(path.parent.parts)
+            assert f"*{path.suffix}" in setuptools["package-data"].get(package, []), path
