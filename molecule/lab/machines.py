@@ -178,31 +178,28 @@ def create(name: str, *, suite: str = "bookworm", binds: Sequence[str] = ()) -> 
     """Boot a lab host and wait until it answers SSH and systemd has settled.
 
     Whatever stops it half-way (a signal turned into an exception included), everything made so
-    far is removed. Raises LabError: no root, a tool missing, a lab of that name, no boot.
+    far is removed: every name that a lab uses follows from its own. Raises LabError: no root, a
+    tool missing, a lab of that name, no boot.
     """
     _require_tools()
     if not name.replace("-", "").isalnum() or not 0 < len(name) <= 20:
         raise LabError(f"{name!r} is no lab name: up to 20 letters, digits and hyphens")
     base = base_root(suite)
-    directory = STATE / name
+    lab = Lab(name, identity_of(name), suite, str(base), Network(identity_of(name)), tuple(binds))
     try:
-        directory.mkdir(parents=True)
+        lab.directory.mkdir(parents=True)
     except FileExistsError:
         raise LabError(f"lab {name!r} exists: remove it with `lab.py destroy {name}`") from None
-    identity = identity_of(name)
-    lab = None
     try:
-        network = create_network(identity)
-        lab = Lab(name, identity, suite, str(base), network, tuple(binds))
+        lab.save()
+        lab = dataclasses.replace(lab, network=create_network(lab.identity))
         lab.save()
         _seed(lab)
         lab = _launch(lab)
         _wait_until_ready(lab)
     except BaseException:
-        if lab is not None:
-            destroy(lab)
-        else:
-            shutil.rmtree(directory, ignore_errors=True)
+        # What was saved last knows more than ``lab`` does when a signal fell between the two.
+        destroy(load(name) if (lab.directory / "lab.json").exists() else lab)
         raise
     return lab
 

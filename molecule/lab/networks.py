@@ -25,10 +25,13 @@ FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
 @dataclass(frozen=True)
 class Network:
-    """A lab's /24: ``gateway`` is this machine on the bridge, ``address`` is the host."""
+    """A lab's /24: ``gateway`` is this machine on the bridge, ``address`` is the host.
+
+    + subnet: empty as long as none was chosen; enough to destroy what may be there
+    """
 
     identity: str
-    subnet: str
+    subnet: str = ""
 
     @property
     def bridge(self) -> str:

@@ -159,23 +159,26 @@ def test_a_destroyed_lab_leaves_nothing(lab_name: Callable[[str], str], run_lab:
 @pytest.mark.parametrize(
     ("number", "after"),
     [
-        (signal.SIGINT, 0.2),
-        (signal.SIGINT, 0.4),
-        (signal.SIGINT, 0.8),
-        (signal.SIGTERM, 0.5),
-        (signal.SIGHUP, 0.6),
+        (signal.SIGINT, 0.0),
+        (signal.SIGINT, 0.1),
+        (signal.SIGINT, 0.6),
+        (signal.SIGTERM, 0.03),
+        (signal.SIGTERM, 0.3),
+        (signal.SIGHUP, 0.2),
     ],
 )
 def test_a_creation_cut_off_leaves_nothing(
     lab_name: Callable[[str], str], number: signal.Signals, after: float
 ) -> None:
-    name = lab_name(f"cut-{number.name[3:].lower()}-{int(after * 100)}")
+    name = lab_name(f"cut-{number.name[3:].lower()}-{int(after * 1000)}")
     process = subprocess.Popen(
         [sys.executable, str(SCRIPTS / "lab.py"), "create", name],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+    while not (machines.STATE / name).exists() and process.poll() is None:
+        time.sleep(0.001)
     time.sleep(after)
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
