@@ -33,6 +33,7 @@ from deploys.drift_timer.units import (
 from deploys.packages import wanted
 from facts.drift_timer import SERVICE, TIMER, parse_drift_timer
 from inventories.fleet import Fleet, load_fleet
+from inventories.groups import host_data
 from inventories.lock import Lock
 from inventories.resolve import resolve_host
 from inventories.settings import (
@@ -354,3 +355,15 @@ def test_a_bare_host_says_that_nothing_is_there() -> None:
     assert state.python == "", "a minimal Debian has no python3: python3-venv brings it"
     assert set(state.units) == {TIMER, SERVICE}
     assert not state.unit(TIMER).needs_reload
+
+
+def test_another_machine_reaches_every_host_with_its_own_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = load(tmp_path, FLEET.replace("{known_hosts:", "{key: keys/mine, known_hosts:"))
+    settings = resolve_host(fleet, Lock(), "gpu-02")
+    assert host_data(settings, tmp_path)["ssh_key"] == str(tmp_path / "keys/mine")
+    monkeypatch.setenv("LLAMAHERD_SSH_KEY", "/its/own")
+    monkeypatch.setenv("LLAMAHERD_KNOWN_HOSTS", "/its/known_hosts")
+    data = host_data(settings, tmp_path)
+    assert (data["ssh_key"], data["ssh_known_hosts_file"]) == ("/its/own", "/its/known_hosts")
