@@ -6,6 +6,7 @@ would mend it. Outside a drift check nobody listens and recording costs nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -39,11 +40,20 @@ class Change:
 
 def refusal(message: str, subject: str) -> Change:
     """A message that names place and remedy (``what is wrong: what mends it``) as a difference."""
-    summary, _, remedy = message.removeprefix("cuda: ").rpartition(": ")
-    return Change(
-        "declared", subject, summary or message, remedy=remedy if summary else "mend it by hand"
-    )
+    text = message.removeprefix("cuda: ")
+    places = [match.start() for match in _COLON.finditer(text) if _outside(text[: match.start()])]
+    if not places:
+        return Change("declared", subject, text, remedy="mend it by hand")
+    return Change("declared", subject, text[: places[-1]], remedy=text[places[-1] + 2 :])
 
+
+def _outside(before: str) -> bool:
+    """Whether what follows stands in no brackets, as a setting such as {provider: none} does."""
+    return all(before.count(a) == before.count(b) for a, b in ("{}", "()", "[]"))
+
+
+# A setting's own colon (cuda: {provider: none}) parts nothing.
+_COLON = re.compile(r": (?!\{)")
 
 Listener = Callable[[Change], None]
 _listeners: WeakKeyDictionary[Host, Listener] = WeakKeyDictionary()

@@ -38,7 +38,16 @@ from deploys.llama_cpp.build import (
 from facts.llama_cpp import LlamaCppBuilds, LlamaCppState
 from inventories.settings import ArchiveSource, Artifact, CudaSettings, LlamaCppSettings
 
-__all__ = ["compiled", "gpu_change", "host_build", "llama_cpp"]
+__all__ = ["NO_GPU", "compiled", "gpu_change", "host_build", "llama_cpp"]
+
+
+NO_GPU = Change(
+    "running",
+    "GPU",
+    "no GPU answers (nvidia-smi)",
+    remedy="install or mend the NVIDIA driver, or set cuda: {provider: none} for a CPU host",
+    component="preflight",
+)
 
 
 @deploy("llama.cpp")
@@ -89,7 +98,8 @@ def host_build(settings: LlamaCppSettings, cuda: CudaSettings) -> Build:
     try:
         return plan_build(settings, cuda, machine)
     except BuildError as error:
-        raise HostError(str(error)) from error
+        missing = cuda.root is not None and not found and not settings.architectures
+        raise HostError(str(error), *([NO_GPU] if missing else [])) from error
 
 
 def gpu_change(error: str) -> Change:

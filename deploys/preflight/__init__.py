@@ -15,7 +15,7 @@ from deploys.common.operations import (
     system,
 )
 from deploys.common.progress import human_bytes
-from deploys.llama_cpp import gpu_change
+from deploys.llama_cpp import NO_GPU, gpu_change
 from deploys.llama_server import stranger_on_port, taken_port
 from deploys.preflight.compatibility import Combination, conflicts
 from facts.system import SystemState
@@ -110,8 +110,7 @@ def _gpus(settings: HostSettings, facts: SystemState) -> list[Change]:
     if facts.gpu_error:
         return [gpu_change(facts.gpu_error)]
     if settings.servers and not facts.gpus:
-        remedy = "install or mend the NVIDIA driver, or set cuda: {provider: none} for a CPU host"
-        return [Change("running", "GPU", "no GPU answers (nvidia-smi)", remedy=remedy)]
+        return [NO_GPU]
     found = conflicts(Combination(cuda.version or "", facts.glibc, facts.gpus))
     return [refusal(text, "CUDA toolkit") for text in found]
 

@@ -154,6 +154,7 @@ class _Check:
         self.operations = 0
         self.started = time.monotonic()
         self._component = "preflight"
+        self._told: set[tuple[str, str]] = set()
         self._rights: dict[str, Any] | None = None
 
     def report(self, result: Result[None]) -> HostReport:
@@ -209,7 +210,10 @@ class _Check:
             self.errors[str(error)] = None
         except HostError as error:
             for change in error.changes or (refusal(str(error), operation.label),):
-                self.add(change)
+                # What stops one operation may stop the next ones too: it is told once.
+                if (change.summary, change.remedy) not in self._told:
+                    self._told.add((change.summary, change.remedy))
+                    self.add(change)
         except Exception as error:  # a defect in one operation must not hide what the others find
             self.errors[f"{operation.label}: {type(error).__name__}: {error}"] = None
         if commands and len(self.changes) == before:
