@@ -1,0 +1,180 @@
+"""The report of ``llamaherd onboard``: frozen values, and the document that ``--json`` prints.
+
+Pure data. :mod:`facts.onboarding_values` says what a box is; here stand who was asked, what
+follows from it (:class:`Finding`), what it can serve, and what was written.
+``schemas/onboard.report.schema.json`` describes :meth:`Report.to_document`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from facts.onboarding_values import Probe
+
+Severity = Literal["blocker", "warning", "info"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A box as the user named it, and as the ssh configuration resolves that.
+
+    + given: the words of the command line
+    + hostname, user, port: what ssh would use
+    + alias: the given host, when the ssh configuration turns it into something else; else empty
+    + config_file: the ssh configuration given on the command line, absolute; else None
+    + known_hosts: where the host key is looked up, absolute
+    + key: private key given on the command line, absolute; else None
+    + proxy: the jump host or proxy command on the way, in words; empty without one
+    """
+
+    given: str
+    hostname: str
+    user: str
+    port: int = 22
+    alias: str = ""
+    config_file: str | None = None
+    known_hosts: str | None = None
+    key: str | None = None
+    proxy: str = ""
+
+    @property
+    def label(self) -> str:
+        """A name for people, without the user: the alias, else the address."""
+        return self.alias or self.hostname
+
+
+@dataclass(frozen=True)
+class HostKey:
+    """The box's host key.
+
+    + kind: such as ``ssh-ed25519``; ``fingerprint`` as ssh prints it, ``SHA256:...``
+    + state: ``known`` (known_hosts has it), ``unknown``, ``changed`` (another one is recorded)
+    """
+
+    kind: str
+    fingerprint: str
+    state: Literal["known", "unknown", "changed"]
+
+
+@dataclass(frozen=True)
+class Contact:
+    """How the first contact went.
+
+    + host_key: None when the box gave none (not reached, or behind a proxy)
+    + methods: ways to log in that the box offers the user, such as publickey, password; empty
+      when it wasn't asked
+    + login: how we got in: ``key``, ``password`` or empty when we didn't
+    + error: why we didn't; empty when we did
+    """
+
+    host_key: HostKey | None = None
+    methods: tuple[str, ...] = ()
+    login: Literal["key", "password", ""] = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that follows from the look at a box.
+
+    + id: stable, such as ``gpu.nouveau``
+    + severity: a ``blocker`` keeps the box from serving, a ``warning`` spoils it, ``info`` tells
+    + message: what is; ``remedy``: what would mend it, empty where nothing needs to
+    """
+
+    id: str
+    severity: Severity
+    message: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Serves:
+    """A model that the box can hold.
+
+    + model, quant: as the catalogue or the fleet names them
+    + context: the largest context, in tokens, that fits with ``kv``
+    + weights, cache, compute: bytes
+    + gpus: the GPUs it would lie on, by index
+    + reason: why this one, or why the numbers are what they are
+    """
+
+    model: str
+    quant: str
+    context: int
+    kv: str
+    weights: int
+    cache: int
+    compute: int
+    gpus: tuple[int, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """One box.
+
+    + probe: None when it wasn't reached
+    + serves: largest first; ``serves_note`` says why there is none where that is so
+    + written: what ``--write`` did, as :mod:`llamaherd.onboard.write` describes it; else None
+    """
+
+    target: Target
+    contact: Contact = field(default_factory=Contact)
+    probe: Probe | None = None
+    findings: tuple[Finding, ...] = ()
+    serves: tuple[Serves, ...] = ()
+    serves_note: str = ""
+    written: Mapping[str, Any] | None = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether the box answered the questions."""
+        return self.probe is not None
+
+    @property
+    def blockers(self) -> tuple[Finding, ...]:
+        """The findings that keep it from serving."""
+        return tuple(finding for finding in self.findings if finding.severity == "blocker")
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was reached and nothing blocks."""
+        return self.reached and not self.blockers
+
+    def to_document(self) -> dict[str, Any]:
+        """The report as JSON has it."""
+        return {
+            "ok": self.ok,
+            "reached": self.reached,
+            "target": dataclasses.asdict(self.target),
+            "contact": _plain(self.contact),
+            "probe": None if self.probe is None else _plain(self.probe),
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
+            "serves": [_plain(model) for model in self.serves],
+            "serves_note": self.serves_note,
+            "written": None if self.written is None else dict(self.written),
+        }
+
+
+def document(reports: tuple[Report, ...]) -> dict[str, Any]:
+    """What ``llamaherd onboard --json`` prints: every target, in the order given."""
+    return {
+        "ok": bool(reports) and all(report.ok for report in reports),
+        "targets": [report.to_document() for report in reports],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as mappings, tuples as lists, all the way down."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {field.name: _plain(getattr(value, field.name)) for field in fields}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
