@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import gevent
@@ -148,9 +148,9 @@ def converge(
             record_change(file, states.get(file.path))
     for instance in instances:
         _record_server(instance, state.servers[instance.server.name], needs, files, states)
-    for instance in instances:
-        if needs[instance.server.name]:
-            require_startable(instance, state.servers[instance.server.name])
+    for name in state.others:
+        record(Change("declared", unit_name(name), "declared no longer"))
+    require_startable(instances, needs, state)
     yield from _remove_undeclared(state.others)
     yield from write_files(flat, states)
     yield from remove_files(obsolete, states)
@@ -267,18 +267,29 @@ def _key_differs(
     return any(not is_current(key, states.get(key.path)) for key in keys)
 
 
-def require_startable(instance: Instance, state: ServerState) -> None:
-    """HostError when the start would fail for a reason that is already known."""
-    name = instance.server.name
+def require_startable(
+    instances: Iterable[Instance], needs: Mapping[str, Sequence[str]], state: ServersState
+) -> None:
+    """HostError when a start that is due would fail for reasons that are already known."""
+    found = [
+        change
+        for instance in instances
+        if needs[instance.server.name]
+        for change in _obstacles(instance.server, state.servers[instance.server.name])
+    ]
+    if found:
+        raise HostError("; ".join(f"{each.summary}: {each.remedy}" for each in found), *found)
+
+
+def _obstacles(server: ServerSettings, state: ServerState) -> Iterator[Change]:
     if state.load == "masked":
-        unit = unit_name(name)
-        remedy = f"run systemctl unmask {unit}"
-        change = Change("running", unit, "masked", remedy=remedy)
-        raise HostError(f"{unit} is masked: {remedy}", change)
-    stranger = stranger_on_port(instance.server, system().listeners)
+        unit = unit_name(server.name)
+        yield Change(
+            "running", unit, f"{unit} is masked", remedy=f"run systemctl unmask {operand(unit)}"
+        )
+    stranger = stranger_on_port(server, system().listeners)
     if stranger is not None:
-        taken = taken_port(instance.server, stranger)
-        raise HostError(f"{taken.summary}: {taken.remedy}", taken)
+        yield taken_port(server, stranger)
 
 
 def stranger_on_port(server: ServerSettings, listeners: Iterable[Listener]) -> Listener | None:
@@ -294,7 +305,6 @@ def _remove_undeclared(names: Iterable[str]) -> Commands:
     for name in names:
         unit = unit_name(name)
         logger.info(f"{current_host().print_prefix}{unit} is declared no longer: removing it")
-        record(Change("declared", unit, "declared no longer"))
         yield f"systemctl disable --now -- {operand(unit)}"
         yield f"rm -rf -- {operand(f'{UNITS}/{unit}')} {operand(f'/etc/llama-server/{name}')}"
         yield "systemctl daemon-reload"
