@@ -37,7 +37,7 @@ lint: venv ## Style and types
 	MYPYPATH=molecule/lab $(BIN)/mypy --strict molecule/lab/*.py
 
 check: lint ## The fast part of the tests: lint, types, unit tests, plans (under 90 s)
-	$(BIN)/pytest -m 'not lab and not browser'
+	$(BIN)/pytest -n auto --dist loadfile -m 'not lab and not browser'
 
 # The scenarios of Molecule run inside it: tests/lab/test_scenarios.py.
 test: lab-tools downloads lint ## Everything, on real systemd hosts (root; under 60 min)

@@ -1,0 +1,103 @@
+"""A fleet file, the lab host it describes, and the means to work on both."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[2]
+LAB = str(PROJECT / "molecule" / "lab")
+BIN = Path(sys.executable).parent
+
+FLEET = """\
+version: 1
+models:
+  smollm2:
+    hub: {{repo: demo/SmolLM2-135M-Instruct-GGUF, quant: Q4_1}}
+defaults:
+  cuda: {{provider: none}}
+  llama_cpp:
+    archive:
+      path: {project}/.lab/downloads/llama_cpp_python-0.3.36.tar.gz
+      sha256: 832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
+      subdirectory: llama_cpp_python-0.3.36/vendor/llama.cpp
+    commit: 0c1e570
+    build_number: 1
+    ccache: true
+    targets: [llama-server]
+hosts:
+  box:
+    ssh: {{hostname: {alias}, user: ops, config_file: {ssh_config}}}
+    servers:
+      coder: {{model: smollm2, port: 8888, context: 8192, api_key: {{env: TEST_API_KEY}}}}
+    opencode: {{users: [dev]}}
+"""
+
+
+@dataclass
+class Site:
+    """A fleet file, the host it describes, and the means to work on both."""
+
+    lab: Any
+    fleet: Path
+    environment: dict[str, str]
+    key: str
+
+    def run(self, *command: str, fleet: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """A command of the project's, as a user types it."""
+        return subprocess.run(
+            [str(BIN / command[0]), *command[1:]],
+            cwd=PROJECT,
+            env=self.environment | {"FLEET": str(fleet or self.fleet)},
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def converge(
+        self, *options: str, fleet: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """``pyinfra inventory.py deploy.py -y``."""
+        return self.run("pyinfra", "inventory.py", "deploy.py", "-y", *options, fleet=fleet)
+
+    def start_converge(self, fleet: Path) -> subprocess.Popen[str]:
+        """The same, left running."""
+        return subprocess.Popen(
+            [str(BIN / "pyinfra"), "inventory.py", "deploy.py", "-y"],
+            cwd=PROJECT,
+            env=self.environment | {"FLEET": str(fleet)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def ssh(self, command: str) -> str:
+        """What a command says on the host, run by root; it may fail."""
+        done = subprocess.run(
+            [*self.lab.ssh(), command], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    def variant(self, name: str, *changes: tuple[str, str]) -> Path:
+        """A locked fleet file that differs from the first one in some of its text."""
+        text = self.fleet.read_text()
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        path = self.fleet.with_name(f"{name}.yaml")
+        path.write_text(text)
+        locked = self.run("llamaherd", "lock", str(path))
+        assert locked.returncode == 0, locked.stderr
+        return path
+
+
+def changed(result: subprocess.CompletedProcess[str]) -> list[str]:
+    """Names of the operations that changed something, from ``--json``."""
+    operations = json.loads(result.stdout)["results"]["operations"]
+    return [operation["name"] for operation in operations if operation["success"]]
