@@ -23,7 +23,7 @@ class FileState(FactValue):
 
     + kind: ``file``, ``link``, ``directory`` or ``other``
     + mode: octal without leading zero, such as ``644``
-    + sha256: of the content; empty for what isn't a file
+    + sha256: of the content; empty for what isn't a file, or may not be read
     + content: bytes; None for secrets, for large files and for what isn't a file
     """
 
@@ -45,7 +45,7 @@ look() {
   elif [ -e "$path" ]; then kind=other
   else return; fi
   sum=- content=-
-  if [ $kind = file ]; then
+  if [ $kind = file ] && [ -r "$path" ]; then
     sum=$(sha256sum < "$path") && sum=${sum%% *}
     size=$(stat -c %s "$path")
     if [ "$secret" = 0 ] && [ "$size" -le LIMIT ]; then content=$(base64 -w 0 < "$path"); fi

@@ -145,6 +145,11 @@ def _text(user: OpenCodeUser) -> str:
     """A user's configuration as text; ConfigError for what is no small UTF-8 file."""
     if user.config is None:
         return ""
+    if user.config.kind == "file" and not user.config.sha256:
+        raise ConfigError(
+            f"{user.config_path} belongs to {user.config.user} and {user.name} may not read it: "
+            f"run chown {user.name} {user.config_path}"
+        )
     if user.config.kind != "file" or user.config.content is None:
         raise ConfigError(
             f"{user.config_path} is no file of a size that a configuration has: move it away"

@@ -152,6 +152,24 @@ def test_nothing_is_changed_where_a_configuration_is_broken(converge: Any) -> No
     assert run.changes == []
 
 
+def test_nothing_is_changed_where_a_user_may_not_read_the_own_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = (RECORDED / "broken.txt").read_text().splitlines()
+    unreadable = [
+        f"file 600 root root - - {line.split()[-1]}" if _is_config(line) else line
+        for line in lines
+    ]
+    assert unreadable != lines
+    run = Run(monkeypatch, "\n".join(unreadable), SETTINGS)
+    assert run.failed
+    assert run.changes == []
+
+
+def _is_config(line: str) -> bool:
+    return line.startswith("file ") and line.endswith("/.config/opencode/opencode.json")
+
+
 def test_nothing_is_changed_without_an_artifact_for_the_processor(converge: Any) -> None:
     run = converge("absent", dataclasses.replace(SETTINGS, artifacts={}))
     assert run.failed
