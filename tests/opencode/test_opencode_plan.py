@@ -157,8 +157,7 @@ def test_nothing_is_changed_where_a_user_may_not_read_the_own_configuration(
 ) -> None:
     lines = (RECORDED / "broken.txt").read_text().splitlines()
     unreadable = [
-        f"file 600 root root - - {line.split()[-1]}" if _is_config(line) else line
-        for line in lines
+        f"file 600 root root - - {line.split()[-1]}" if _is_config(line) else line for line in lines
     ]
     assert unreadable != lines
     run = Run(monkeypatch, "\n".join(unreadable), SETTINGS)
@@ -167,7 +166,7 @@ def test_nothing_is_changed_where_a_user_may_not_read_the_own_configuration(
 
 
 def _is_config(line: str) -> bool:
-    return line.startswith("file ") and line.endswith("/.config/opencode/opencode.json")
+    return line.startswith("file ") and line.endswith("/dotfiles/oc.json")
 
 
 def test_nothing_is_changed_without_an_artifact_for_the_processor(converge: Any) -> None:
