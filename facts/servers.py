@@ -44,6 +44,7 @@ class ServerState(FactValue):
     + key_current: False when the process runs with another API key than the file holds
     + arguments: what the process was started with, the program first; empty when unknown
     + newer_drop_ins: those of the drop-ins that are younger than the process
+    + model_current: False when a model file that the process has mapped was replaced since
     + age: seconds since the process was started; None when there is none
     """
 
@@ -61,6 +62,7 @@ class ServerState(FactValue):
     key_current: bool = True
     arguments: tuple[str, ...] = ()
     newer_drop_ins: tuple[str, ...] = ()
+    model_current: bool = True
     age: int | None = None
 
 
@@ -102,6 +104,7 @@ look() {
     [ "$(stat -c %Y -- "$path")" -le $((now - age + 1)) ] || echo "Newer=$path"
   done
   tr '\0' '\n' < "/proc/$pid/environ" 2>/dev/null | sed -n 's/^@VARIABLE@=/Config=/p'
+  ! grep -qs '[.]gguf (deleted)$' "/proc/$pid/maps" || echo ModelCurrent=no
   key=/etc/llama-server/$1/api-key running=/run/credentials/$unit/api-key
   { [ -e "$key" ] || [ -e "$running" ]; } || return 0
   cmp -s -- "$key" "$running" || echo KeyCurrent=no
@@ -185,6 +188,7 @@ def _server(name: str, lines: list[str]) -> ServerState:
             newer_drop_ins=tuple(
                 line.removeprefix("Newer=") for line in lines if line.startswith("Newer=")
             ),
+            model_current=values.get("ModelCurrent") != "no",
             age=int(values["Age"]) if values.get("Age") else None,
         )
     except (KeyError, ValueError, binascii.Error) as error:

@@ -193,6 +193,9 @@ def reasons(
         found.append(_other_arguments(state.arguments, process_arguments(instance)))
     elif not state.key_current or _key_differs(instance, files, states):
         found.append("its process was started with another API key")
+    elif not state.model_current:
+        # Its pages are those of a file that nobody watches over any more, truncated perhaps.
+        found.append("its model file was replaced or removed after its start")
     elif state.needs_reload:
         found.append("its unit or a drop-in changed after its start")
     elif state.newer_drop_ins:

@@ -341,11 +341,17 @@ def host_changes(running: RunningState, system: SystemState) -> list[Change]:
 
 def process_changes(server: ServerSettings, state: ServerState) -> list[Change]:
     """A process that doesn't stay."""
-    if not state.restarts or state.age is None or state.age > CRASH_SECONDS:
+    if not state.restarts:
+        return []
+    if state.age is not None and state.age <= CRASH_SECONDS:
+        now = f"the last time {state.age} s ago"
+    elif state.age is None and state.active in ("activating", "failed"):
+        now = f"it is {state.active}"
+    else:
         return []
     unit = unit_name(server.name)
     times = "once" if state.restarts == 1 else f"{state.restarts} times"
-    summary = f"crashes: systemd restarted it {times}, the last time {state.age} s ago"
+    summary = f"crashes: systemd restarted it {times}, {now}"
     return [Change("running", unit, summary, remedy=f"see journalctl -u {shlex.quote(unit)}")]
 
 

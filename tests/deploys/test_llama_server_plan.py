@@ -64,6 +64,7 @@ class OnHost:
     active: str = "active"
     enabled: str = "enabled"
     reload: bool = False
+    model_current: bool = True
     account: bool = True
     config: str = config_hash(render_unit(INSTANCE))
     executable: str = BUILD.server
@@ -86,6 +87,7 @@ class OnHost:
             f"NeedDaemonReload={'yes' if self.reload else 'no'}",
             f"Executable={self.executable}",
             f"Config={self.config}",
+            f"ModelCurrent={'yes' if self.model_current else 'no'}",
         ]
         return lines
 
@@ -205,8 +207,18 @@ def test_a_bare_host_gets_account_files_and_a_started_server(
         OnHost(executable=f"{BUILD.server} (deleted)"),
         OnHost(executable="/usr/local/bin/llama-server"),
         OnHost(reload=True),
+        OnHost(model_current=False),
     ],
-    ids=["stopped", "failed", "stale", "by hand", "deleted", "other binary", "not reloaded"],
+    ids=[
+        "stopped",
+        "failed",
+        "stale",
+        "by hand",
+        "deleted",
+        "other binary",
+        "not reloaded",
+        "other model file",
+    ],
 )
 def test_a_process_that_is_not_what_is_declared_is_restarted(
     monkeypatch: pytest.MonkeyPatch, found: OnHost

@@ -24,6 +24,7 @@ NeedDaemonReload=no
 Executable=/opt/llama.cpp/b1-0c1e570-5f/bin/llama-server (deleted)
 Config=0123456789abcdef
 KeyCurrent=no
+ModelCurrent=no
 @@llamaherd:server spare
 MainPID=0
 NRestarts=0
@@ -48,12 +49,14 @@ def test_a_running_server_tells_what_its_process_really_is() -> None:
     )
     assert coder.executable.endswith("(deleted)")
     assert (coder.config, coder.key_current, coder.restarts) == ("0123456789abcdef", False, 2)
+    assert not coder.model_current
     assert coder.drop_ins == ("/etc/systemd/system/llama-server@coder.service.d/memory.conf",)
 
 
 def test_a_server_that_never_was_is_not_found() -> None:
     spare = parse_servers(RUNNING).servers["spare"]
     assert (spare.load, spare.pid, spare.config, spare.key_current) == ("not-found", 0, "", True)
+    assert spare.model_current
 
 
 def test_units_of_ours_that_nobody_asked_for_are_told() -> None:
