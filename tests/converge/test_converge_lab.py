@@ -78,7 +78,8 @@ def test_a_killed_controller_leaves_the_build_running_and_the_next_run_attaches(
 
 
 def test_ctrl_c_exits_130_and_says_that_jobs_go_on(site) -> None:
-    fleet = site.variant("interrupted", ("ccache: true", "ccache: true\n    cmake: {CTRL_C: \"1\"}"))
+    another_build = ("ccache: true", 'ccache: true\n    cmake: {CTRL_C: "1"}')
+    fleet = site.variant("interrupted", another_build)
     process = site.start_converge(fleet)
     _wait_for(lambda: site.ssh("systemctl list-units --plain --no-legend 'llamaherd-*'"))
     process.send_signal(signal.SIGINT)
