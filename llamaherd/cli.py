@@ -18,10 +18,10 @@ from typing import NoReturn
 from llamaherd.arguments import CommandError, problem_document
 from schemas.problems import ProblemsError
 
-COMMANDS = ("validate", "show", "lock", "verify", "drift")
+COMMANDS = ("validate", "show", "lock", "verify", "drift", "onboard")
 """One module of this package each: ``add_parser(subparsers)`` sets ``func``, a ``run(args)``."""
 
-_ELSEWHERE = {"drift": "llamaherd.drift.command"}
+_ELSEWHERE = {"drift": "llamaherd.drift.command", "onboard": "llamaherd.onboard.command"}
 
 
 class Parser(argparse.ArgumentParser):

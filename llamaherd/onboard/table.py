@@ -1,0 +1,225 @@
+"""The report for people: one block a box, a table over several, 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from deploys.common.progress import human_bytes
+from facts.onboarding_values import Disk, Probe, Space
+from llamaherd.onboard.report import Report
+from llamaherd.tables import WIDTH, table
+
+_SPEEDS = {"nvme": "NVMe", "ssd": "SSD", "hdd": "rotating", "unknown": "kind unknown"}
+_MARKS = {"blocker": "BLOCKER", "warning": "warning", "info": "note"}
+SHOWN_MODELS = 8
+
+
+def render(report: Report) -> str:
+    """One box, without a newline at the end."""
+    head = f"{report.target.label}  ({_verdict(report)})"
+    parts = [head]
+    if report.probe is not None:
+        rows = [[f"  {name}", value] for name, value in _rows(report, report.probe) if value]
+        parts.append(table(rows))
+        parts.append("")
+    parts.append(_findings(report) or "  nothing stands in the way")
+    return "\n".join(parts)
+
+
+def _verdict(report: Report) -> str:
+    if not report.reached:
+        return "not reached"
+    count = len(report.blockers)
+    return "ready" if count == 0 else f"{count} blocker{'s' * (count > 1)}"
+
+
+def _rows(report: Report, probe: Probe) -> Iterator[tuple[str, str]]:
+    machine = probe.machine
+    virtual = f"virtual ({machine.virtualization})" if machine.virtualization else ""
+    yield "machine", ", ".join(filter(None, (f"{machine.vendor} {machine.model}".strip(), virtual)))
+    yield (
+        "system",
+        ", ".join(filter(None, (machine.title, f"kernel {machine.kernel}", machine.libc))),
+    )
+    yield "compiler", machine.compiler or "none (converge installs one)"
+    yield "processor", f"{machine.cpu or machine.architecture}, {machine.cores} usable cores"
+    yield (
+        "memory",
+        (f"{human_bytes(machine.memory_total)}, {human_bytes(machine.memory_available)} available"),
+    )
+    for name, disk in _first("disks", list(map(_disk, probe.disks))):
+        yield name, disk
+    for name, space in _first("room", _spaces(probe.space)):
+        yield name, space
+    for name, gpu in _first("GPUs", _gpus(probe)):
+        yield name, gpu
+    yield "driver", _driver(probe)
+    versions = sorted({toolkit.version for toolkit in probe.toolkits if toolkit.version})
+    yield "CUDA toolkits", ", ".join(versions) or "none"
+    for name, text in _first("software", _programs(probe)):
+        yield name, text
+    for name, text in _first("models", _models(probe)):
+        yield name, text
+    yield "ports in use", ", ".join(str(port) for port in sorted({x.port for x in probe.listeners}))
+    yield "login", _login(report, probe)
+    yield "clock", _clock(probe)
+    yield "hub", _hub(probe)
+    for name, text in _first("can serve", _serves(report)):
+        yield name, text
+
+
+def _first(name: str, lines: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The name beside the first line only."""
+    for index, line in enumerate(lines):
+        yield (name if index == 0 else ""), line
+
+
+def _disk(disk: Disk) -> str:
+    kind = _SPEEDS.get(disk.speed, disk.speed)
+    return f"{disk.device}, {human_bytes(disk.size)}, {kind}" + (disk.model and f", {disk.model}")
+
+
+def _spaces(spaces: Sequence[Space]) -> list[str]:
+    mounts: dict[str, list[Space]] = {}
+    for space in spaces:
+        mounts.setdefault(space.mount, []).append(space)
+    return [
+        f"{human_bytes(group[0].free)} free of {human_bytes(group[0].total)} for "
+        f"{' and '.join(space.path for space in group)} ({group[0].filesystem} on {mount})"
+        for mount, group in mounts.items()
+    ]
+
+
+def _gpus(probe: Probe) -> list[str]:
+    lines = []
+    for gpu in probe.gpus:
+        memory = f", {gpu.memory_total / 1024:.0f} GiB" if gpu.memory_total else ""
+        capability = f", compute {gpu.compute_capability}" if gpu.compute_capability else ""
+        lines.append(f"{gpu.index}: {gpu.name}{memory}{capability}")
+    shown = {card.address for card in probe.cards}
+    hidden = [gpu for gpu in probe.pci if gpu.address not in shown]
+    for pci in hidden if shown or not probe.gpus else hidden[len(probe.gpus) :]:
+        lines.append(
+            f"not usable: {pci.name or '10de:' + pci.device_id} at {pci.address}, "
+            f"kernel driver {pci.driver or 'none'}"
+        )
+    return lines or ["none"]
+
+
+def _driver(probe: Probe) -> str:
+    driver = probe.driver
+    version = driver.loaded or driver.userland
+    if not version:
+        words = "nouveau" if driver.nouveau else "none"
+        return words + (f", {driver.installed} installed" if driver.installed else "")
+    kind = {True: ", open modules", False: ", closed modules", None: ""}[driver.open_module]
+    return f"{version}{kind}" + (f", runs CUDA up to {driver.cuda}" if driver.cuda else "")
+
+
+def _programs(probe: Probe) -> list[str]:
+    lines = []
+    for program in probe.programs:
+        state = "runs" if program.active else "doesn't run"
+        lines.append(f"{program.kind} {program.version}".strip() + f", {program.path} ({state})")
+    names = ", ".join(probe.onboarded.servers)
+    return [*lines, *([f"llamaherd: servers {names}"] if names else [])]
+
+
+def _models(probe: Probe) -> list[str]:
+    lines = [f"{m.source}: {m.name}, {human_bytes(m.size)}" for m in probe.models[:SHOWN_MODELS]]
+    more = len(probe.models) - SHOWN_MODELS
+    return [*lines, *([f"and {more} more (--json lists them)"] if more > 0 else [])]
+
+
+def _login(report: Report, probe: Probe) -> str:
+    rights = {
+        "root": "has all rights",
+        "passwordless": "sudo without a password",
+        "password": "sudo with a password",
+        "none": "no sudo",
+    }[probe.access.sudo]
+    return f"{probe.access.user} with a {report.contact.login or 'key'}; {rights}"
+
+
+def _clock(probe: Probe) -> str:
+    clock = probe.clock
+    offset = "" if clock.offset is None else f"{clock.offset:+.1f} s to this machine's"
+    kept = {True: "synchronized", False: "not synchronized", None: ""}[clock.synchronized]
+    return ", ".join(filter(None, (offset, kept, clock.zone)))
+
+
+def _hub(probe: Probe) -> str:
+    hub = probe.hub
+    if not hub.endpoint:
+        return ""
+    if hub.error:
+        return f"{hub.endpoint}: {hub.error}"
+    speed = hub.bytes_per_second
+    return f"{hub.endpoint}: " + (f"{speed / 1e6:.1f} MB/s" if speed else "answers, not measured")
+
+
+def _serves(report: Report) -> list[str]:
+    lines = [
+        f"{model.model} {model.quant}: {model.context} tokens ({model.kv} cache); weights "
+        f"{human_bytes(model.weights)}, cache {human_bytes(model.cache)}"
+        + (f"; {model.reason}" if model.reason else "")
+        for model in report.serves
+    ]
+    return lines or ([report.serves_note] if report.serves_note else [])
+
+
+def _findings(report: Report) -> str:
+    lines = []
+    for finding in report.findings:
+        mark = f"  {_MARKS[finding.severity]:7}  "
+        lines.append(_wrapped(mark, finding.message))
+        if finding.remedy:
+            lines.append(_wrapped(" " * len(mark) + "-> ", finding.remedy))
+    return "\n".join(lines)
+
+
+def _wrapped(start: str, text: str) -> str:
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=start,
+        subsequent_indent=" " * len(start),
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
+def summary(reports: Sequence[Report]) -> str:
+    """Several boxes side by side."""
+    headers = ("BOX", "STATE", "GPUS", "DRIVER", "MEMORY", "ROOM", "FIRST THING TO MEND")
+    rows = [_summary_row(report) for report in reports]
+    ready = sum(report.ok for report in reports)
+    return f"{table(rows, headers)}\n{ready} of {len(reports)} ready"
+
+
+def _summary_row(report: Report) -> Sequence[str]:
+    first = report.blockers[0].id if report.blockers else ""
+    probe = report.probe
+    if probe is None:
+        return (report.target.label, "not reached", "", "", "", "", first)
+    models = next((space for space in probe.space if space.path == "/var/lib"), None)
+    return (
+        report.target.label,
+        "ready" if report.ok else "blocked",
+        _gpu_summary(probe),
+        probe.driver.loaded or probe.driver.userland or "none",
+        human_bytes(probe.machine.memory_total),
+        human_bytes(models.free) if models else "",
+        first,
+    )
+
+
+def _gpu_summary(probe: Probe) -> str:
+    counts: dict[str, int] = {}
+    for gpu in probe.gpus:
+        name = gpu.name.removeprefix("NVIDIA ").removeprefix("GeForce ")
+        counts[name] = counts.get(name, 0) + 1
+    text = ", ".join(f"{count}x {name}" for name, count in counts.items())
+    hidden = max(0, len(probe.pci) - len(probe.gpus))
+    return text + (", " * bool(text) + f"{hidden} not usable" if hidden else "") or "none"
