@@ -48,7 +48,11 @@ def test_a_missing_secret_is_named_by_its_reference(
         resolve_secret(reference, tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "\n", f"{VALUE}\nmore", f"{VALUE}\r\nmore", f"{VALUE}\0"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "\n", f"{VALUE}\nmore", f"{VALUE}\r\nmore", f"{VALUE}\0"],
+    ids=["empty", "line break", "two lines", "two DOS lines", "NUL"],
+)
 def test_what_is_not_one_line_of_text_is_refused_without_showing_it(
     tmp_path: Path, content: str
 ) -> None:
