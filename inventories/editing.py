@@ -53,6 +53,11 @@ def add_group(text: str, name: str, entry: Mapping[str, Any], *, after: str | No
     return _add(text, "groups", name, entry, after)
 
 
+def add_model(text: str, name: str, entry: Mapping[str, Any], *, after: str | None = None) -> str:
+    """The same for a model below ``models:``."""
+    return _add(text, "models", name, entry, after)
+
+
 def _add(text: str, section: str, name: str, entry: Mapping[str, Any], after: str | None) -> str:
     bom, body = ("\ufeff", text[1:]) if text.startswith("\ufeff") else ("", text)
     before = _meaning(body)
@@ -361,10 +366,13 @@ class _Editor:
         return self._apply(edits)
 
     def _place_of(self, section: str) -> str | None:
-        """What a new section goes behind: groups behind what is above hosts."""
+        """What a new section goes behind: models, groups, hosts, in this order."""
         names = [key.text for key, _ in self.root.pairs]
-        if section == "groups" and "hosts" in names[1:]:
-            return names[names.index("hosts") - 1]
+        for below in {"groups": ("hosts",), "models": ("defaults", "groups", "hosts")}.get(
+            section, ()
+        ):
+            if below in names[1:]:
+                return names[names.index(below) - 1]
         return None
 
     def _into(

@@ -128,6 +128,22 @@ def run(args: argparse.Namespace) -> int:
     return 1 if outcome.problems else 0
 
 
+def lock_fleet(fleet: Fleet, update: Iterable[str] = ()) -> Outcome:
+    """Bring a fleet's lock file up to date, as ``llamaherd lock`` does; nothing is printed.
+
+    + fleet: need not be what lies at its path yet
+    + update: names of pins to ask for anew
+
+    With any of the outcome's ``problems``, nothing was written.
+    """
+    outcome = Outcome(fleet.path)
+    try:
+        _relock(fleet, read_lock(fleet.path) or Lock(), update, outcome)
+    except ProblemsError as error:
+        outcome.problems += error.problems
+    return outcome
+
+
 def _current(fleet: Fleet, lock: Lock | None) -> list[Request]:
     return [r for r in requests_of(fleet) if lock is not None and find_pin(lock, r) is not None]
 
