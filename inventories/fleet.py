@@ -73,7 +73,8 @@ class FleetHost:
 class Fleet:
     """A valid fleet.
 
-    + models: as written, with schema defaults
+    + models: as written, on top of the catalogue's, with schema defaults
+    + model_origins: by model, the path of each value to where it was written, in whichever file
     + groups: the names of each group's hosts; a host of a group is a host of every group that this
       one includes
     + positions: every path of the file (from its root) to where it is written
@@ -88,6 +89,7 @@ class Fleet:
     positions: Mapping[tuple[str, ...], Position]
     hub: Mapping[str, Any] = field(default_factory=dict)
     drift: Mapping[str, Any] = field(default_factory=dict)
+    model_origins: Mapping[str, Mapping[tuple[str, ...], Position]] = field(default_factory=dict)
 
 
 def load_fleet(path: Path) -> Fleet:
@@ -171,6 +173,9 @@ def _build(document: Document, root: Node, draft: Draft, path: Path) -> Fleet:
         ),
         hub=hub.plain() if hub is not None else {},
         drift=filler.fill(without_nulls(drift or empty_mapping((1, 1))), "drift"),
+        model_origins=LazyMapping(
+            lambda: {name: _origins(document, node) for name, node in draft.models.items()}
+        ),
     )
 
 

@@ -15,6 +15,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from inventories.catalogue import names as catalogue_names
+from inventories.catalogue import unknown as unknown_in_catalogue
+from inventories.catalogue import with_catalogue
 from inventories.merge import empty_mapping, find_cycles, group_order, merge
 from inventories.references import resolve_default, resolve_providers
 from schemas.document import Document, Mark, Node, dotted, printable
@@ -62,7 +65,8 @@ OWN_CMAKE: Mapping[str, str] = {
 class Draft:
     """A fleet file after merging, before its rules are checked.
 
-    + models, groups: the nodes as written, by name
+    + models: the nodes by name, on top of the catalogue's where they name one
+    + groups: the nodes as written, by name
     + written: the hosts as written, by name
     + marks: where the key of each host is
     + hosts: the merged settings of each host
@@ -100,7 +104,8 @@ def draft_of(root: Node) -> Draft:
         host_groups[name] = order
     hosts_node = root.get("hosts")
     marks = hosts_node.keys if hosts_node is not None else {}
-    return Draft(root, _entries(root, "models"), groups, written, marks, hosts, host_groups)
+    models = {name: with_catalogue(node) for name, node in _entries(root, "models").items()}
+    return Draft(root, models, groups, written, marks, hosts, host_groups)
 
 
 def check_draft(draft: Draft, document: Document) -> list[Problem]:
@@ -209,6 +214,23 @@ class _Rules:
             if projector is not None and projector.value is True and node.get("hub") is None:
                 message = "only a hub's repository holds a projector; delete this"
                 self.report(projector.mark, ("models", name, "mmproj"), message)
+            if node.kind == "mapping":
+                self._model_source(name, node)
+
+    def _model_source(self, name: str, node: Node) -> None:
+        """A model, its catalogue entry counted in, comes from exactly one place."""
+        models, path = self.draft.root.get("models"), ("models", name)
+        key = models.keys[name] if models is not None else node.mark
+        named = node.get("catalogue")
+        if named is not None and named.kind == "string" and named.value not in catalogue_names():
+            self.report(named.mark, (*path, "catalogue"), unknown_in_catalogue(named.value))
+            return
+        _exactly_one(node, ("hub", "url", "path"), key, path, self)
+        hub = node.get("hub")
+        if hub is not None and hub.kind == "mapping":
+            if "repo" not in hub.value:
+                self.report(node.keys["hub"], (*path, "hub"), "repo is missing")
+            _exactly_one(hub, ("quant", "file"), node.keys["hub"], (*path, "hub"), self)
 
     def _addresses(self) -> None:
         """Two hosts at one address and port are one machine with two opinions about it."""
@@ -253,6 +275,18 @@ class _Rules:
             found.setdefault(tuple(id(entries.get(s)) for s in SECTIONS), []).append(name)
         for names in found.values():
             yield _Profile(self.draft.hosts[names[0]], tuple(names))
+
+
+def _exactly_one(
+    node: Node, names: tuple[str, ...], key: Mark, path: tuple[str, ...], rules: _Rules
+) -> None:
+    """Report a mapping that has none of these keys, or more than one."""
+    present = [name for name in names if name in node.value]
+    if not present:
+        rules.report(key, path, f"needs exactly one of {', '.join(names[:-1])} and {names[-1]}")
+    for name in present[1:]:
+        message = f"{present[0]} and {name} exclude each other; keep one"
+        rules.report(node.keys[name], path, message)
 
 
 def _cuda(profile: _Profile, rules: _Rules) -> None:

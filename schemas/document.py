@@ -24,6 +24,19 @@ Kind = Literal["mapping", "sequence", "string", "integer", "number", "boolean", 
 Mark = tuple[int, int]
 """Line and column, both counted from 1."""
 
+
+class FileMark(tuple[int, int]):
+    """A mark that names its own file: for values that came from another file than the document."""
+
+    file: str
+
+    def __new__(cls, line: int, column: int, *, file: str) -> FileMark:
+        """The place in ``file``."""
+        mark = super().__new__(cls, (line, column))
+        mark.file = file
+        return mark
+
+
 MAX_DEPTH = 64
 """Levels of nesting; a fleet file needs nine."""
 
@@ -105,7 +118,7 @@ class Document:
 
     def position(self, mark: Mark) -> Position:
         """A mark of this document as a position that can be printed."""
-        return Position(self.file, *mark)
+        return Position(mark.file if isinstance(mark, FileMark) else self.file, *mark)
 
 
 def read_document(path: Path) -> Document:
