@@ -31,6 +31,32 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--no-bandwidth", action="store_true", help="don't measure the way to the model hub"
     )
+    contact = parser.add_argument_group("first contact (each step is said, with its undo)")
+    contact.add_argument(
+        "--fingerprint",
+        metavar="SHA256:...",
+        action="append",
+        default=[],
+        help="the box's host key, from its own console; it is recorded in known_hosts",
+    )
+    contact.add_argument(
+        "--password",
+        metavar="WHERE",
+        help="password of the first login: prompt, env:NAME, file:PATH or command:WORDS",
+    )
+    contact.add_argument(
+        "--install-key", action="store_true", help="leave this machine's public key on the box"
+    )
+    contact.add_argument(
+        "--create-user", metavar="NAME", default="", help="make a user that converge can log in as"
+    )
+    contact.add_argument("--dry", action="store_true", help="say the steps, take none of them")
+    entry = parser.add_argument_group("its entry in the fleet")
+    entry.add_argument("--write", action="store_true", help="put it into the fleet file, and lock")
+    entry.add_argument(
+        "--converge", action="store_true", help="with --write: converge that host, and verify it"
+    )
+    entry.add_argument("--yes", action="store_true", help="write without asking")
     add_json_argument(parser)
     parser.set_defaults(func=run)
 

@@ -106,6 +106,12 @@ def _contact(target: Target, contact: Contact) -> Iterator[Finding]:
             "find out why: a new installation has a new key, and so has somebody in between; "
             f"then: ssh-keygen -R {known_name(target)}",
         )
+    elif key is not None and key.state == "refused":
+        yield _blocker(
+            "ssh.fingerprint-differs",
+            f"{where} shows the host key {key.fingerprint}, which isn't the one that was named",
+            "is the address right? If it is, somebody may be in between: look on its console",
+        )
     elif key is not None and key.state == "unknown":
         yield _blocker(
             "ssh.host-key-unknown",

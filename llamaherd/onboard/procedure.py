@@ -13,38 +13,162 @@ from llamaherd.onboard.probe import (  # isort: skip
 
 import argparse
 import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from inventories.fleet import DEFAULT_HUB, Fleet, load_fleet
+from inventories.fleet import DEFAULT_HUB, Fleet, fleet_of
 from llamaherd.arguments import DEFAULT_FLEET, CommandError
+from llamaherd.onboard.converge import converge_host
 from llamaherd.onboard.diagnosis import Expectations, diagnose
-from llamaherd.onboard.report import Report, Target
+from llamaherd.onboard.first_contact import (
+    Say,
+    Trust,
+    Wishes,
+    ask_on_terminal,
+    carry_out,
+    check_wishes,
+    password_of,
+    trust_host_key,
+)
+from llamaherd.onboard.report import Contact, Finding, Report, Step, Target
 from llamaherd.onboard.table import render, summary
+from llamaherd.onboard.write import plan_entry, write_entry
+from schemas.document import read_document
+from schemas.problems import ProblemsError
 
+_NO_SIZES = ""
 # The recipe's own model: what is measured is the way to a file that the box would fetch.
 MEASURED = "unsloth/GLM-4.7-Flash-GGUF/resolve/main/GLM-4.7-Flash-UD-Q4_K_XL.gguf"
 
 
 def onboard(args: argparse.Namespace) -> list[Report]:
-    """Look at every target; print for people unless ``--json``."""
+    """Look at every target; print for people unless ``--json``.
+
+    Raises :class:`CommandError` for wrong usage, :class:`ProblemsError` for a fleet file that
+    isn't valid; a box's own trouble is a finding of its report.
+    """
     words = _targets(args)
+    _check(args)
     fleet = _fleet(args.fleet)
-    targets = [
-        resolve_target(word, config_file=_file(args.ssh_config), key=_file(args.key))
-        for word in words
-    ]
-    look = Look(bandwidth=None if args.no_bandwidth else _question(fleet))
-    contacts = greet_all(targets)
+    config, key = _file(args.ssh_config), _file(args.key)
+    targets = [resolve_target(word, config_file=config, key=key) for word in words]
+    password = password_of(args.password, Path.cwd()) if args.password else None
+    say = _say_aside if args.json else print
+    approached = _approach(args, targets, password, say)
+    look = Look(password, None if args.no_bandwidth else _question(fleet))
+    looks = look_at(
+        [box.looked_at for box in approached], [box.contact for box in approached], look
+    )
     reports = []
-    for target, (contact, found) in zip(targets, look_at(targets, contacts, look), strict=True):
-        findings = diagnose(target, contact, found, expectations(fleet, target))
-        report = Report(target, contact, found, findings)
-        reports.append(report)
+    for box, (contact, probe) in zip(approached, looks, strict=True):
+        findings = diagnose(box.target, contact, probe, expectations(fleet, box.target))
+        report = Report(
+            box.target, contact, probe, box.steps, (*box.trouble, *findings), serves_note=_NO_SIZES
+        )
         if not args.json:
             print(render(report), end="\n\n" if len(targets) > 1 else "\n", flush=True)
+        reports.append(_write(args, report, say) if args.write else report)
     if len(targets) > 1 and not args.json:
         print(summary(reports))
     return reports
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A box after the first contact.
+
+    + target: as the report names it; ``looked_at`` has a known_hosts of its own in a dry run
+    + trouble: steps that failed, as findings
+    """
+
+    target: Target
+    looked_at: Target
+    contact: Contact
+    steps: tuple[Step, ...] = ()
+    trouble: tuple[Finding, ...] = ()
+
+
+def _approach(
+    args: argparse.Namespace, targets: Sequence[Target], password: str | None, say: Say
+) -> list[_Box]:
+    """Greet all at once, then take each box's steps one box after the other: they may ask."""
+    trust = Trust(tuple(args.fingerprint), ask_on_terminal(), args.dry)
+    wishes = Wishes(args.install_key, args.create_user)
+    boxes = []
+    for target, greeted in zip(targets, greet_all(targets), strict=True):
+        looked_at, contact, steps = trust_host_key(target, greeted, trust, say)
+        box = _Box(target, looked_at, contact, steps)
+        known = contact.host_key is not None and contact.host_key.state == "known"
+        boxes.append(_left(box, wishes, password, args.dry, say) if known and wishes.any else box)
+    return boxes
+
+
+def _left(box: _Box, wishes: Wishes, password: str | None, dry: bool, say: Say) -> _Box:
+    """The box with our key and the deploy user, or with the reason why not."""
+    try:
+        after, steps = carry_out(box.looked_at, wishes, password, dry=dry, say=say)
+    except CommandError as error:
+        remedy = "log in by hand with the same user to see why"
+        finding = Finding("contact.step-failed", "blocker", str(error), remedy)
+        return replace(box, trouble=(finding,))
+    return replace(
+        box,
+        target=replace(box.target, user=after.user),
+        looked_at=after,
+        steps=(*box.steps, *steps),
+    )
+
+
+def _write(args: argparse.Namespace, report: Report, say: Say) -> Report:
+    """The report with what ``--write`` and ``--converge`` did; blockers keep a box out."""
+    path = args.fleet or Path(os.environ.get("FLEET") or DEFAULT_FLEET)
+    if not report.ok:
+        say(f"{report.target.label}: not written: mend what blocks it, then run this again")
+        return report
+    try:
+        return _written(args, report, path, say)
+    except (CommandError, ProblemsError) as error:
+        # The other boxes are still to be written.
+        return _with(report, "fleet.not-written", str(error), f"llamaherd validate {path}")
+
+
+def _written(args: argparse.Namespace, report: Report, path: Path, say: Say) -> Report:
+    if args.dry:
+        plan = plan_entry(report, path)
+        say(plan.diff or f"{path}: has this box already")
+        return report
+    written = write_entry(report, path, yes=args.yes, say=say)
+    report = replace(report, written=written.document())
+    if not (args.converge and written.in_fleet):
+        return report
+    outcome = converge_host(path, written.name, say=say)
+    report = replace(report, written={**written.document(), "converge": outcome.document()})
+    if outcome.ok:
+        return report
+    again = f"FLEET={path} pyinfra inventory.py deploy.py --limit {written.name}; llamaherd verify"
+    failed = "converged, but not all answers are well" if outcome.report else "didn't converge"
+    return _with(report, "fleet.not-converged", f"{written.name} {failed}", again)
+
+
+def _with(report: Report, name: str, message: str, remedy: str) -> Report:
+    finding = Finding(name, "blocker", message, remedy)
+    return replace(report, findings=(finding, *report.findings))
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Options that contradict each other."""
+    check_wishes(Wishes(args.install_key, args.create_user))
+    if args.converge and not args.write:
+        raise CommandError("--converge goes with --write: a host converges from its entry")
+    if args.json and args.write and not (args.yes or args.dry):
+        raise CommandError("--json with --write asks nobody: add --yes, or --dry to see the entry")
+
+
+def _say_aside(text: str) -> None:
+    """With ``--json``, standard output is the document's."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def expectations(fleet: Fleet | None, target: Target) -> Expectations:
@@ -85,14 +209,18 @@ def _targets(args: argparse.Namespace) -> list[str]:
 
 
 def _fleet(path: Path | None) -> Fleet | None:
-    """The fleet, when there is one: a first box has none yet."""
+    """The fleet, when there is one: a first box has none yet, or one without hosts."""
     named = path or (Path(os.environ["FLEET"]) if os.environ.get("FLEET") else None)
-    if named is None:
-        default = Path(DEFAULT_FLEET)
-        return load_fleet(default) if default.is_file() else None
-    if not named.is_file():
+    if named is not None and not named.is_file():
         raise CommandError(f"there is no fleet file {named}: name another one with --fleet")
-    return load_fleet(named)
+    file = named or Path(DEFAULT_FLEET)
+    if not file.is_file():
+        return None
+    document = read_document(file)
+    hosts = document.root.get("hosts") if document.root is not None else None
+    if not document.problems and (hosts is None or not hosts.value):
+        return None
+    return fleet_of(document, file)
 
 
 def _file(path: Path | None) -> Path | None:

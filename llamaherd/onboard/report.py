@@ -51,12 +51,13 @@ class HostKey:
     """The box's host key.
 
     + kind: such as ``ssh-ed25519``; ``fingerprint`` as ssh prints it, ``SHA256:...``
-    + state: ``known`` (known_hosts has it), ``unknown``, ``changed`` (another one is recorded)
+    + state: ``known`` (known_hosts has it), ``unknown``, ``changed`` (another one is recorded),
+      ``refused`` (it isn't the one that the user named)
     """
 
     kind: str
     fingerprint: str
-    state: Literal["known", "unknown", "changed"]
+    state: Literal["known", "unknown", "changed", "refused"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,20 @@ class Contact:
     methods: tuple[str, ...] = ()
     login: Literal["key", "password", ""] = ""
     error: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something done at the first contact, on the box or in known_hosts.
+
+    + what: in words, beginning with a verb
+    + undo: the command that takes it back
+    + done: whether this run did it; False in a dry run, and where it was so already
+    """
+
+    what: str
+    undo: str
+    done: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +132,7 @@ class Serves:
 class Report:
     """One box.
 
+    + steps: what the first contact took, in order
     + probe: None when it wasn't reached
     + serves: largest first; ``serves_note`` says why there is none where that is so
     + written: what ``--write`` did, as :mod:`llamaherd.onboard.write` describes it; else None
@@ -125,6 +141,7 @@ class Report:
     target: Target
     contact: Contact = field(default_factory=Contact)
     probe: Probe | None = None
+    steps: tuple[Step, ...] = ()
     findings: tuple[Finding, ...] = ()
     serves: tuple[Serves, ...] = ()
     serves_note: str = ""
@@ -153,6 +170,7 @@ class Report:
             "target": dataclasses.asdict(self.target),
             "contact": _plain(self.contact),
             "probe": None if self.probe is None else _plain(self.probe),
+            "steps": [dataclasses.asdict(step) for step in self.steps],
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
             "serves": [_plain(model) for model in self.serves],
             "serves_note": self.serves_note,
