@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyinfra.api import StringCommand
 from pyinfra.api.exceptions import FactProcessError
@@ -42,6 +42,7 @@ def test_a_file_is_written_with_content_mode_and_parents(file: ManagedFile) -> N
     assert is_current(file, look(path)[file.path])
 
 
+@settings(max_examples=30)  # each starts shells
 @given(content=st.text(st.characters(exclude_categories=["Cs"]), max_size=300))
 def test_any_text_arrives_byte_for_byte(
     content: str, tmp_path_factory: pytest.TempPathFactory

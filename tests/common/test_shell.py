@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploys.common.shell import digest, operand, script_word, word, words
@@ -15,16 +15,19 @@ def shell(script: str) -> str:
     return subprocess.run(["sh", "-c", script], capture_output=True, check=True).stdout.decode()
 
 
+@settings(max_examples=30)  # each starts a shell
 @given(PRINTABLE)
 def test_a_word_comes_back_from_the_shell_as_it_was(text: str) -> None:
     assert shell(f"printf %s {word(text)}") == text
 
 
+@settings(max_examples=30)  # each starts a shell
 @given(st.lists(PRINTABLE, min_size=1, max_size=4))
 def test_words_stay_apart(texts: list[str]) -> None:
     assert shell(f"printf '%s\\0' {words(texts)}").split("\0")[:-1] == texts
 
 
+@settings(max_examples=30)  # each starts a shell
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00")))
 def test_a_script_comes_back_whole_with_its_lines(text: str) -> None:
     assert shell(f"printf %s {script_word(text)}") == text
