@@ -34,7 +34,7 @@ from deploys.common.operations import (
 )
 from deploys.common.progress import DISPLAY, Track, human_seconds
 from deploys.common.secrets import secret
-from deploys.common.shell import operand
+from deploys.common.shell import operand, script_word
 from deploys.common.summary import record_failure
 from deploys.llama_cpp import host_build
 from deploys.llama_server.unit import (
@@ -386,8 +386,7 @@ def _judge(state: State, host: Host, name: str, start: Start, timeout: int) -> b
     if start.active == "active":
         return True
     unit = unit_name(name)
-    log = StringCommand(f"journalctl -u {operand(unit)} -n {LOG_LINES} --no-pager -o cat")
-    for line in remote(state, host, log).stdout_lines:
+    for line in remote(state, host, _last_words(unit)).stdout_lines:
         logger.error(f"{host.print_prefix}  {line}")
     why = f"{unit} did not start ({start.result}): its last log lines are above"
     if start.result == "timeout":
@@ -398,3 +397,13 @@ def _judge(state: State, host: Host, name: str, start: Start, timeout: int) -> b
     record_failure(host.name, why)
     logger.error(f"{host.print_prefix}{why}")
     return False
+
+
+def _last_words(unit: str) -> StringCommand:
+    """The log of the unit's latest start, and not of what ran before it: systemd's and its own."""
+    script = (
+        f"start=$(systemctl show -P InvocationID -- {operand(unit)}); "
+        f"journalctl -n {LOG_LINES} --no-pager -o cat "
+        '_SYSTEMD_INVOCATION_ID="$start" + INVOCATION_ID="$start"'
+    )
+    return StringCommand(f"sh -c {script_word(script)}")

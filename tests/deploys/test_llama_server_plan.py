@@ -269,7 +269,7 @@ def test_a_stranger_on_the_port_stops_before_anything_is_written(
 def test_a_server_that_does_not_start_fails_with_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
     run = converge(monkeypatch, OnHost(active="inactive", starts_as="failed"))
     assert run.failed
-    assert run.has("journalctl -u llama-server@coder.service -n 20")
+    assert run.has("journalctl -n 20 --no-pager -o cat _SYSTEMD_INVOCATION_ID=")
 
 
 def test_extra_arguments_that_collide_fail_this_host_before_a_change(
