@@ -11,10 +11,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import inventories
 from llamaherd.arguments import CommandError
 from llamaherd.verify import COMPLETION_SECONDS, Report, render, verify
 
@@ -60,10 +60,10 @@ def converge_host(
     + timeout: seconds that verifying one completion may take
     + say: where lines for people go; pyinfra's own go to standard error
 
-    Raises :class:`CommandError` when the deploy isn't installed. An interrupt ends pyinfra, too,
+    Raises :class:`CommandError` when the deploy isn't there. An interrupt ends pyinfra, too,
     and goes on as KeyboardInterrupt: what runs on the host goes on there, and the next run heals.
     """
-    say(f"{name}: converging ($ FLEET={path} pyinfra inventory.py deploy.py -y --limit {name})")
+    say(f"{name}: converging")
     done = subprocess.run(
         converge_command(name),
         cwd=_project(),
@@ -74,7 +74,8 @@ def converge_host(
         check=False,
     )
     if done.returncode != 0:
-        say(f"{name}: pyinfra exited {done.returncode}: see above; the same command goes on there")
+        say(f"{name}: pyinfra exited {done.returncode}: see above; then, to go on:")
+        say(f"  FLEET={path} pyinfra inventory.py deploy.py -y --limit {name}")
         return Converged(name, done.returncode)
     report = verify(path, [name], timeout)
     for problem in report.problems:
@@ -85,9 +86,9 @@ def converge_host(
 
 
 def _project() -> Path:
-    """Where ``inventory.py`` and ``deploy.py`` are installed, side by side."""
-    spec = find_spec("deploy")
-    folder = Path(spec.origin).parent if spec is not None and spec.origin else None
-    if folder is None or not (folder / "inventory.py").is_file():
-        raise CommandError("deploy.py and inventory.py are not installed: install llamaherd whole")
+    """Where ``inventory.py`` and ``deploy.py`` lie: beside the packages."""
+    folder = Path(str(inventories.__file__)).resolve().parent.parent
+    for name in ("inventory.py", "deploy.py"):
+        if not (folder / name).is_file():
+            raise CommandError(f"{name} is missing in {folder}: install llamaherd again, whole")
     return folder

@@ -12,6 +12,7 @@ import difflib
 import os
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from llamaherd.arguments import CommandError
 from llamaherd.lock import lock_fleet
 from llamaherd.onboard.propose import Proposal, host_name, propose_entry
 from llamaherd.onboard.report import Report
+from llamaherd.tables import WIDTH
 from schemas.document import Document, parse_document
 from schemas.problems import ProblemsError
 
@@ -132,7 +134,7 @@ def write_entry(
     """
     plan = plan_entry(report, path)
     for note in plan.proposal.notes:
-        say(note)
+        say(textwrap.fill(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
     if plan.proposal.existing:
         return Written(plan, written=False)
     say(plan.diff)

@@ -182,7 +182,8 @@ def test_a_converge_that_fails_is_told_and_nothing_is_verified(
     assert not done.ok
     assert done.report is None
     assert done.status != 0
-    assert f"pyinfra exited {done.status}" in said[-1]
+    assert f"pyinfra exited {done.status}" in said[-2]
+    assert said[-1].strip() == f"FLEET={path} pyinfra inventory.py deploy.py -y --limit new-01"
     out, err = capfd.readouterr()
     assert out == "", "standard output belongs to the report"
     assert "new-01" in err
