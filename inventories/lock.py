@@ -23,6 +23,7 @@ import yaml
 
 from inventories.fleet import Fleet
 from inventories.settings import Artifact, CudaRepository, from_data, to_data
+from inventories.sizing.dimensions import Dimensions
 from schemas.document import parse_document
 from schemas.problems import Position, Problem, ProblemsError
 from schemas.validate import check_document
@@ -47,12 +48,14 @@ class ModelPin:
 
     + revision: commit of the hub's repository (40 hex digits); None for a URL or a path
     + mmproj: name of the projector among ``files``
+    + dimensions: what decides its memory, read off the files' headers; None where they don't tell
     """
 
     request: Mapping[str, Any]
     files: tuple[Artifact, ...]
     revision: str | None = None
     mmproj: str | None = None
+    dimensions: Dimensions | None = None
 
 
 @dataclass(frozen=True)

@@ -219,6 +219,7 @@ def model_settings(fleet: Fleet, lock: Lock, name: str) -> ModelSettings:
         sampling=_sampling(model.get("sampling")),
         # A token is the hub's; another server must never see it.
         token=secret_reference(fleet.hub.get("token"), fleet) if model.get("hub") else None,
+        dimensions=pin.dimensions,
     )
 
 

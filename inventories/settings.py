@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, TypeVar
 
+from inventories.sizing.dimensions import Dimensions
+
 CudaProvider = Literal["nvidia-repo", "wheels", "existing", "none"]
 LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"]
 
@@ -202,6 +204,7 @@ class ModelSettings:
     + files: every file, in order; the first one is what llama-server loads (shards follow it)
     + mmproj: name of the multimodal projector among ``files``, if any
     + token: secret for a gated hub
+    + dimensions: what decides its memory; None where it isn't known
     """
 
     name: str
@@ -212,6 +215,7 @@ class ModelSettings:
     reasoning: bool = False
     sampling: Sampling = Sampling()
     token: SecretReference | None = None
+    dimensions: Dimensions | None = None
 
     @property
     def path(self) -> str:

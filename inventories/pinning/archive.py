@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from inventories.lock import ModelPin, SourcePin
+from inventories.pinning.header import model_dimensions
 from inventories.pinning.names import check_file_name
 from inventories.pinning.web import PinError, World, content_length, hash_file, hash_url, shown
 from inventories.settings import Artifact
@@ -38,7 +39,8 @@ def pin_model(body: Mapping[str, Any], world: World) -> ModelPin:
         artifact = Artifact(_url_name(body["url"]), size, body["sha256"], url=body["url"])
     else:
         artifact = _pin_path(body["path"], body["sha256"], world)
-    return ModelPin(request=body, files=(artifact,))
+    dimensions = model_dimensions((artifact,), world)
+    return ModelPin(request=body, files=(artifact,), dimensions=dimensions)
 
 
 def _pin_path(path: str, expected: str, world: World) -> Artifact:

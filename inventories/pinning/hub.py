@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from inventories.fleet import DEFAULT_HUB
 from inventories.lock import ModelPin
+from inventories.pinning.header import model_dimensions
 from inventories.pinning.names import check_file_name
 from inventories.pinning.web import (
     BearerToken,
@@ -60,6 +61,7 @@ def pin_model(body: Mapping[str, Any], world: World) -> ModelPin:
     commit = hub.commit()
     listing = hub.files(commit)
     chosen = list(choose_files(listing, wanted.get("quant"), wanted.get("file"), hub.place))
+    weights = len(chosen)
     projector = choose_projector(listing, body.get("mmproj"), hub.place)
     if projector is not None and projector not in chosen:
         chosen.append(projector)
@@ -69,6 +71,7 @@ def pin_model(body: Mapping[str, Any], world: World) -> ModelPin:
         revision=commit,
         files=files,
         mmproj=projector.path if projector is not None else None,
+        dimensions=model_dimensions(files[:weights], world, hub.auth),
     )
 
 
@@ -194,7 +197,7 @@ class _Hub:
         self._revision: str = wanted.get("revision") or "main"
         self._world = world
         self._token = world.hub_token()
-        self._auth = BearerToken(self._token, self._endpoint)
+        self.auth = BearerToken(self._token, self._endpoint)
         self.place = f"{shown(self._endpoint)}/{self._repo}"
 
     def commit(self) -> str:
@@ -233,7 +236,7 @@ class _Hub:
         url = f"{self._endpoint}/{quote(self._repo)}/resolve/{commit}/{quote(name)}"
         if file.sha256 is not None:
             return Artifact(name, file.size, file.sha256, url=url)
-        size, sha256 = hash_url(url, auth=self._auth, tick=self._world.tick)
+        size, sha256 = hash_url(url, auth=self.auth, tick=self._world.tick)
         if size != file.size:
             raise PinError(f"{shown(url)}: {size} bytes came, the hub lists {file.size}")
         return Artifact(name, size, sha256, url=url)
@@ -241,7 +244,7 @@ class _Hub:
     def _get(self, url: str) -> tuple[Any, str | None]:
         """The document at an address of the hub, and the address of its next page."""
         self._world.tick(f"asking {shown(url)}")
-        response = ask(url, auth=self._auth)
+        response = ask(url, auth=self.auth)
         if response.status_code in (401, 403):
             raise PinError(self._refused(response.status_code))
         if response.status_code == 404:
