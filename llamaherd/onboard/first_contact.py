@@ -77,8 +77,8 @@ def password_of(reference: str, directory: Path) -> Secret:
     # A password written out would stand in the shell's history and in the list of processes.
     if kind not in ("env", "file", "command") or not value:
         raise CommandError(
-            "--password takes not the password itself, but where it is: prompt, env:NAME, file:PATH or "
-            "command:WORDS"
+            "--password takes where the password is, not the password: prompt, env:NAME, "
+            "file:PATH or command:WORDS"
         )
     try:
         return resolve_secret(_reference(kind, value), directory)
