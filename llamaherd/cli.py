@@ -18,7 +18,7 @@ from typing import NoReturn
 from llamaherd.arguments import CommandError, problem_document
 from schemas.problems import ProblemsError
 
-COMMANDS = ("validate", "show", "lock", "verify", "drift", "onboard")
+COMMANDS = ("validate", "show", "lock", "verify", "drift", "onboard", "fit", "models")
 """One module of this package each: ``add_parser(subparsers)`` sets ``func``, a ``run(args)``."""
 
 _ELSEWHERE = {"drift": "llamaherd.drift.command", "onboard": "llamaherd.onboard.command"}

@@ -33,12 +33,12 @@ from llamaherd.onboard.first_contact import (
     trust_host_key,
 )
 from llamaherd.onboard.report import Contact, Finding, Report, Step, Target
+from llamaherd.onboard.serves import serves_of
 from llamaherd.onboard.table import render, summary
 from llamaherd.onboard.write import plan_entry, write_entry
 from schemas.document import read_document
 from schemas.problems import ProblemsError
 
-_NO_SIZES = ""
 # The recipe's own model: what is measured is the way to a file that the box would fetch.
 MEASURED = "unsloth/GLM-4.7-Flash-GGUF/resolve/main/GLM-4.7-Flash-UD-Q4_K_XL.gguf"
 
@@ -64,8 +64,9 @@ def onboard(args: argparse.Namespace) -> list[Report]:
     reports = []
     for box, (contact, probe) in zip(approached, looks, strict=True):
         findings = diagnose(box.target, contact, probe, expectations(fleet, box.target))
+        serves, note = serves_of(probe, fleet)
         report = Report(
-            box.target, contact, probe, box.steps, (*box.trouble, *findings), serves_note=_NO_SIZES
+            box.target, contact, probe, box.steps, (*box.trouble, *findings), serves, note
         )
         if not args.json:
             print(render(report), end="\n\n" if len(targets) > 1 else "\n", flush=True)

@@ -112,7 +112,7 @@ class Serves:
 
     + model, quant: as the catalogue or the fleet names them
     + context: the largest context, in tokens, that fits with ``kv``
-    + weights, cache, compute: bytes
+    + weights, cache, compute: bytes; ``margin`` is left free besides, on all GPUs together
     + gpus: the GPUs it would lie on, by index
     + reason: why this one, or why the numbers are what they are
     """
@@ -126,6 +126,7 @@ class Serves:
     compute: int
     gpus: tuple[int, ...] = ()
     reason: str = ""
+    margin: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 
 from deploys.common.progress import human_bytes
 from facts.onboarding_values import Disk, Probe, Space
-from llamaherd.onboard.report import Report
+from llamaherd.onboard.report import Report, Serves
 from llamaherd.tables import WIDTH, table
 
 _SPEEDS = {"nvme": "NVMe", "ssd": "SSD", "hdd": "rotating", "unknown": "kind unknown"}
 _MARKS = {"blocker": "BLOCKER", "warning": "warning", "info": "note"}
 SHOWN_MODELS = 8
+GIB = 1024**3
 
 
 def render(report: Report) -> str:
@@ -22,7 +23,7 @@ def render(report: Report) -> str:
     if report.probe is not None:
         rows = [[f"  {name}", value] for name, value in _rows(report, report.probe) if value]
         parts.append(table(rows))
-        parts.append("")
+        parts += ["", *_serves(report)]
     parts.append(_findings(report) or "  nothing stands in the way")
     return "\n".join(parts)
 
@@ -65,8 +66,6 @@ def _rows(report: Report, probe: Probe) -> Iterator[tuple[str, str]]:
     yield "login", _login(report, probe)
     yield "clock", _clock(probe)
     yield "hub", _hub(probe)
-    for name, text in _first("can serve", _serves(report)):
-        yield name, text
 
 
 def _first(name: str, lines: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -160,13 +159,30 @@ def _hub(probe: Probe) -> str:
 
 
 def _serves(report: Report) -> list[str]:
-    lines = [
-        f"{model.model} {model.quant}: {model.context} tokens ({model.kv} cache); weights "
-        f"{human_bytes(model.weights)}, cache {human_bytes(model.cache)}"
-        + (f"; {model.reason}" if model.reason else "")
+    """The models as a table of its own; the numbers are what a GPU's memory goes to."""
+    rows = [
+        [
+            f"{model.model} {model.quant}",
+            f"{model.context:,}",
+            model.kv,
+            *(f"{size / GIB:.1f}" for size in _parts(model)),
+            ",".join(map(str, model.gpus)),
+        ]
         for model in report.serves
     ]
-    return lines or ([report.serves_note] if report.serves_note else [])
+    headers = ("CAN SERVE", "CONTEXT", "K/V", "WEIGHTS", "CACHE", "COMPUTE", "MARGIN", "GPU")
+    lines = textwrap.indent(table(rows, headers, WIDTH - 2), "  ").splitlines() if rows else []
+    if report.serves:
+        lines.append("  (tokens of one session; GiB)")
+        first = report.serves[0]
+        lines.append(_wrapped("  ", f"recommended: {first.model} {first.quant}: {first.reason}"))
+    if report.serves_note:
+        lines.append(_wrapped("  ", report.serves_note))
+    return [*lines, ""] if lines else []
+
+
+def _parts(model: Serves) -> tuple[int, int, int, int]:
+    return (model.weights, model.cache, model.compute, model.margin)
 
 
 def _findings(report: Report) -> str:
@@ -192,7 +208,7 @@ def _wrapped(start: str, text: str) -> str:
 
 def summary(reports: Sequence[Report]) -> str:
     """Several boxes side by side."""
-    headers = ("BOX", "STATE", "GPUS", "DRIVER", "MEMORY", "ROOM", "FIRST THING TO MEND")
+    headers = ("BOX", "STATE", "GPUS", "DRIVER", "MEMORY", "ROOM", "MEND FIRST")
     rows = [_summary_row(report) for report in reports]
     ready = sum(report.ok for report in reports)
     return f"{table(rows, headers)}\n{ready} of {len(reports)} ready"
@@ -202,15 +218,15 @@ def _summary_row(report: Report) -> Sequence[str]:
     first = report.blockers[0].id if report.blockers else ""
     probe = report.probe
     if probe is None:
-        return (report.target.label, "not reached", "", "", "", "", first)
+        return (report.target.label, "unreached", "", "", "", "", first)
     models = next((space for space in probe.space if space.path == "/var/lib"), None)
     return (
         report.target.label,
         "ready" if report.ok else "blocked",
         _gpu_summary(probe),
         probe.driver.loaded or probe.driver.userland or "none",
-        human_bytes(probe.machine.memory_total),
-        human_bytes(models.free) if models else "",
+        f"{probe.machine.memory_total / GIB:.0f} GiB",
+        f"{models.free / GIB:.0f} GiB" if models else "",
         first,
     )
 
@@ -218,8 +234,10 @@ def _summary_row(report: Report) -> Sequence[str]:
 def _gpu_summary(probe: Probe) -> str:
     counts: dict[str, int] = {}
     for gpu in probe.gpus:
-        name = gpu.name.removeprefix("NVIDIA ").removeprefix("GeForce ")
+        name = gpu.name.removeprefix("NVIDIA ").removeprefix("GeForce ").removeprefix("RTX ")
         counts[name] = counts.get(name, 0) + 1
-    text = ", ".join(f"{count}x {name}" for name, count in counts.items())
+    words = [f"{count}x {name}" if count > 1 else name for name, count in counts.items()]
     hidden = max(0, len(probe.pci) - len(probe.gpus))
-    return text + (", " * bool(text) + f"{hidden} not usable" if hidden else "") or "none"
+    if hidden:
+        words.append(f"{hidden} unusable")
+    return ", ".join(words) or "none"
