@@ -1,0 +1,495 @@
+"""``llamaherd fit``: the largest context of a model that fits, with the numbers that make it.
+
+Offline for what the catalogue and the lock know; a file, an address or ``REPO:QUANT`` is read by
+its header, not downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from inventories import catalogue
+from inventories.fleet import Fleet, load_fleet
+from inventories.gguf import GgufError
+from inventories.lock import read_lock
+from inventories.pinning import PinError, World
+from inventories.pinning.header import read_headers
+from inventories.pinning.hub import pin_model, quant_of
+from inventories.resolve import model_title
+from inventories.settings import Artifact
+from inventories.sizing.dimensions import Dimensions, SizingError, dimensions_of
+from inventories.sizing.estimate import (
+    GIB,
+    KV_TYPES,
+    Fit,
+    Load,
+    fewest_cpu_moe,
+    fit,
+    largest_context,
+)
+from inventories.sizing.options import gpu_sizes
+from llamaherd.arguments import DEFAULT_FLEET, CommandError, Subparsers, add_json_argument
+from llamaherd.tables import WIDTH, table
+from schemas.validate import did_you_mean
+
+DEFAULT_GPUS = ("16G", "24G", "32G", "48G")
+DEFAULT_TYPES = ("f16", "q8_0", "q4_0")
+WANTED = 65_536
+"""Tokens of a session that a coding agent is glad of; what a recommendation looks for."""
+
+_SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+MAX_SHARDS = 256
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One quantisation of a model, with dimensions; ``extra`` is a projector's bytes."""
+
+    quant: str
+    dimensions: Dimensions
+    extra: int = 0
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A model that can be looked at.
+
+    + source: where the numbers are from: ``catalogue``, ``lock``, ``file``, ``url`` or ``hub``
+    + estimated: whether weights are split by shares of parameters, not read off a header
+    """
+
+    name: str
+    source: str
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def estimated(self) -> bool:
+        """Whether the split of the weights is an estimate."""
+        return self.source == "catalogue"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the answer; ``found`` is None when not even the smallest context fits."""
+
+    gpus: tuple[int, ...]
+    quant: str
+    type_kv: str
+    found: Fit | None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to run, and why."""
+
+    row: Row
+    reason: str
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add ``fit`` to the command line."""
+    parser = subparsers.add_parser(
+        "fit",
+        help="what of a model fits on which GPUs",
+        description="Print the largest context that fits at each quantisation and K/V type, with "
+        "the numbers that make it, and what to run. MODEL is a name of the catalogue or of the "
+        "fleet, a .gguf file, its address, or REPO:QUANT on the hub; headers are read, files "
+        "aren't downloaded.",
+        epilog="Exit status: 0 something fits, 1 nothing does, or the question can't be answered.",
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="catalogue or fleet name, file, URL, REPO:QUANT"
+    )
+    parser.add_argument(
+        "--vram",
+        action="append",
+        default=[],
+        metavar="SIZE",
+        help="GPUs of the box: 24G, 24564M or 2x24G; again for a further, unlike one "
+        f"(default: {', '.join(DEFAULT_GPUS)} each on its own)",
+    )
+    parser.add_argument(
+        "--context", type=_positive, metavar="N", help="tokens that one session needs"
+    )
+    parser.add_argument(
+        "--parallel", type=_positive, default=1, metavar="N", help="sessions at once (default 1)"
+    )
+    parser.add_argument("--kv", choices=KV_TYPES, help="K/V type (default: f16, q8_0 and q4_0)")
+    parser.add_argument(
+        "--cpu-moe",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="layers whose experts stay in host memory",
+    )
+    parser.add_argument(
+        "--fleet", metavar="FILE", help=f"fleet file; default: $FLEET, then {DEFAULT_FLEET}"
+    )
+    add_json_argument(parser)
+    parser.set_defaults(func=run)
+
+
+def _positive(text: str) -> int:
+    number = _natural(text)
+    if not 0 < number <= 1 << 24:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and {1 << 24}")
+    return number
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out ``llamaherd fit``; 0 when something fits."""
+    try:
+        boxes = boxes_of(args.vram)
+        model = find_model(args.model, fleet_file(args.fleet))
+        rows = list(answer(model, boxes, args))
+    except (SizingError, GgufError, PinError) as error:
+        raise CommandError(str(error)) from None
+    advice = [recommend(model, box, rows, args) for box in boxes]
+    if args.json:
+        print(json.dumps(report(model, rows, advice, args), indent=2))
+    else:
+        _print(model, boxes, rows, advice, args)
+    return 0 if any(row.found is not None and row.found.fits for row in rows) else 1
+
+
+def boxes_of(sizes: Sequence[str]) -> list[tuple[int, ...]]:
+    """The GPUs of each box to look at, in bytes: one box as told, or each usual card."""
+    if sizes:
+        return [tuple(size for text in sizes for size in gpu_sizes(text))]
+    return [gpu_sizes(text) for text in DEFAULT_GPUS]
+
+
+def fleet_file(named: str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The fleet file to look into, None when none is named and there is none at the usual place."""
+    path = Path(named or environ.get("FLEET") or DEFAULT_FLEET)
+    if path.is_file():
+        return path
+    if named:
+        raise CommandError(f"there is no fleet file {path}: name another one")
+    return None
+
+
+# The model --------------------------------------------------------------------------------------
+
+
+def find_model(name: str, fleet_path: Path | None) -> Sized:
+    """The model that a word on the command line means.
+
+    Raises :class:`CommandError` when it means none, or nothing is known of its memory.
+    """
+    if name.startswith(("http://", "https://")):
+        return _remote(name)
+    if name.lower().endswith(".gguf") or Path(name).is_file():
+        return _local(Path(name))
+    if "/" in name and ":" in name:
+        return _on_hub(name)
+    fleet = load_fleet(fleet_path) if fleet_path is not None else None
+    if fleet is not None and name in fleet.models:
+        return fleet_model(fleet, name)
+    if name in catalogue.names():
+        return catalogue_model(catalogue.entry(name))
+    known = {*catalogue.names(), *(fleet.models if fleet is not None else ())}
+    hint = did_you_mean(name, known, known_as="known models")
+    raise CommandError(
+        f"{name} is no model of the catalogue{' or the fleet' if fleet else ''}{hint} "
+        "(a file ends in .gguf; on a hub it is REPO:QUANT)"
+    )
+
+
+def catalogue_model(entry: catalogue.Entry) -> Sized:
+    """A catalogue's model with every quantisation whose size is known."""
+    found = [(item.name, entry.dimensions_of(item)) for item in entry.quantizations]
+    candidates = tuple(Candidate(quant, known) for quant, known in found if known is not None)
+    if not candidates:
+        raise CommandError(
+            f"the catalogue doesn't know the dimensions or file sizes of {entry.name}; "
+            f"read them from the hub: llamaherd fit {entry.repo}:{entry.quant}"
+        )
+    return Sized(entry.name, "catalogue", candidates)
+
+
+def fleet_model(fleet: Fleet, name: str) -> Sized:
+    """A fleet's model, by what the lock knows, else by the catalogue entry that it takes up."""
+    lock = read_lock(fleet.path)
+    pin = lock.models.get(name) if lock is not None else None
+    values = fleet.models[name]
+    if pin is not None and pin.dimensions is not None:
+        extra = sum(file.size for file in pin.files if file.name == pin.mmproj)
+        quant = quant_of(pin.files[0].name) or model_title(values)
+        return Sized(name, "lock", (Candidate(quant, pin.dimensions, extra),))
+    named = values.get("catalogue")
+    if named:
+        entry = catalogue.entry(named)
+        own = values.get("hub", {})
+        quantization = entry.quantization(own.get("quant") or "")
+        known = entry.dimensions_of(quantization) if quantization is not None else None
+        if quantization is not None and known is not None and own.get("repo") == entry.repo:
+            return Sized(name, "catalogue", (Candidate(quantization.name, known),))
+    remedy = f"llamaherd lock {fleet.path}" + (f" --update {name}" if pin is not None else "")
+    raise CommandError(f"nothing is known of the memory of {name} yet; run: {remedy}")
+
+
+def _local(path: Path) -> Sized:
+    names = _shards(path.name)
+    files = [Artifact(name, 0, "", path=str(path.with_name(name).absolute())) for name in names]
+    return Sized(str(path), "file", (_candidate(files, str(path)),))
+
+
+def _remote(url: str) -> Sized:
+    base, slash, last = url.partition("?")[0].rpartition("/")
+    files = [Artifact(name, 0, "", url=f"{base}{slash}{name}") for name in _shards(last)]
+    return Sized(url, "url", (_candidate(files, url),))
+
+
+def _shards(name: str) -> list[str]:
+    """All files of a split model by the name of one; the name alone for a whole one."""
+    shard = _SHARD.fullmatch(name)
+    if shard is None:
+        return [name]
+    count = int(shard["count"])
+    if not 0 < count <= MAX_SHARDS:
+        raise CommandError(f"{name}: {count} shards; at most {MAX_SHARDS} are read")
+    stem, of = shard["stem"], shard["count"]
+    return [f"{stem}-{number:05d}-of-{of}.gguf" for number in range(1, count + 1)]
+
+
+def _candidate(files: Sequence[Artifact], place: str) -> Candidate:
+    headers = read_headers(files, Path())
+    if len(files) < headers[0].split_count:
+        raise CommandError(
+            f"{place}: one of {headers[0].split_count} files of a split model; name it as "
+            "NAME-00001-of-0000N.gguf, with the others beside it"
+        )
+    return Candidate(quant_of(files[0].name) or "-", dimensions_of(headers, place))
+
+
+def _on_hub(name: str) -> Sized:
+    repo, _, quant = name.rpartition(":")
+    world = World(directory=Path(), hub_token=_token)
+    pin = pin_model({"hub": {"repo": repo, "quant": quant}}, world)
+    if pin.dimensions is not None:
+        return Sized(name, "hub", (Candidate(quant, pin.dimensions),))
+    # The pin doesn't say why; reading again does.
+    return Sized(name, "hub", (_candidate(pin.files, name),))
+
+
+def _token() -> str | None:
+    return os.environ.get("HF_TOKEN") or None
+
+
+# The answer -------------------------------------------------------------------------------------
+
+
+def answer(
+    model: Sized, boxes: Sequence[tuple[int, ...]], args: argparse.Namespace
+) -> Iterable[Row]:
+    """A row for every box, quantisation and K/V type, the best quality first."""
+    for gpus in boxes:
+        for candidate in sorted(model.candidates, key=_heaviness, reverse=True):
+            for kind in (args.kv,) if args.kv else DEFAULT_TYPES:
+                yield Row(gpus, candidate.quant, kind, _found(candidate, kind, gpus, args))
+
+
+def _heaviness(candidate: Candidate) -> int:
+    weights = candidate.dimensions.weights
+    return weights.device if weights is not None else 0
+
+
+def _load(kind: str, args: argparse.Namespace) -> Load:
+    return Load(
+        context=args.context or 0,
+        parallel=args.parallel,
+        type_k=kind,
+        type_v=kind,
+        cpu_moe=args.cpu_moe,
+    )
+
+
+def _found(
+    candidate: Candidate, kind: str, gpus: tuple[int, ...], args: argparse.Namespace
+) -> Fit | None:
+    load = _load(kind, args)
+    if args.context:
+        return fit(candidate.dimensions, load, gpus, extra=candidate.extra)
+    return largest_context(candidate.dimensions, load, gpus, extra=candidate.extra)
+
+
+def recommend(
+    model: Sized, gpus: tuple[int, ...], rows: Sequence[Row], args: argparse.Namespace
+) -> Recommendation | None:
+    """What to run on these GPUs: the best quality that still leaves room for a good context.
+
+    Weights count for more than the cache's precision, and a cache in q4_0 comes last: coding
+    models are known to lose more by it than by a smaller context.
+    """
+    good = [row for row in rows if row.gpus == gpus and row.found is not None and row.found.fits]
+    wanted = min(args.context or WANTED, model.candidates[0].dimensions.context)
+    roomy = [row for row in good if row.found and row.found.load.context >= wanted]
+    fine = [row for row in roomy if row.type_kv != "q4_0"] or roomy
+    if fine:
+        row = fine[0]
+        return Recommendation(row, _roomy_reason(row, model, wanted))
+    if good:
+        best = max(good, key=lambda row: row.found.load.context if row.found else 0)
+        tokens = best.found.load.context if best.found else 0
+        return Recommendation(
+            best, f"nothing leaves room for {wanted:,} tokens a session; {tokens:,} is the most"
+        )
+    return _with_experts_outside(model, gpus, wanted, args)
+
+
+def _roomy_reason(row: Row, model: Sized, wanted: int) -> str:
+    choice = "the only quantisation known" if len(model.candidates) == 1 else "the best quality"
+    return f"{choice}, and it leaves room for {wanted:,} tokens a session"
+
+
+def _with_experts_outside(
+    model: Sized, gpus: tuple[int, ...], wanted: int, args: argparse.Namespace
+) -> Recommendation | None:
+    for candidate in sorted(model.candidates, key=_heaviness, reverse=True):
+        for kind in (args.kv,) if args.kv else DEFAULT_TYPES[:2]:
+            load = replace(_load(kind, args), context=wanted)
+            found = fewest_cpu_moe(candidate.dimensions, load, gpus, extra=candidate.extra)
+            if found is not None:
+                reason = (
+                    "it doesn't fit as a whole: keep the experts of "
+                    f"{found.load.cpu_moe} layers in host memory (--n-cpu-moe "
+                    f"{found.load.cpu_moe}), {_gib(found.memory.host)} GiB there; slower"
+                )
+                return Recommendation(Row(gpus, candidate.quant, kind, found), reason)
+    return None
+
+
+# Output -----------------------------------------------------------------------------------------
+
+
+def report(
+    model: Sized,
+    rows: Sequence[Row],
+    advice: Sequence[Recommendation | None],
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """What ``--json`` prints; ``schemas/fit.report.schema.json`` describes it."""
+    dimensions = model.candidates[0].dimensions
+    return {
+        "ok": any(row.found is not None and row.found.fits for row in rows),
+        "model": model.name,
+        "source": model.source,
+        "estimated": model.estimated,
+        "architecture": dimensions.architecture,
+        "trained_context": dimensions.context,
+        "parallel": args.parallel,
+        "context": args.context,
+        "rows": [_row(row) for row in rows],
+        "recommendations": [
+            {**_row(found.row), "reason": found.reason} for found in advice if found is not None
+        ],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    found = row.found
+    return {
+        "gpus": list(row.gpus),
+        "quant": row.quant,
+        "kv": row.type_kv,
+        "fits": found is not None and found.fits,
+        "context": found.load.context if found is not None else None,
+        "cpu_moe": found.load.cpu_moe if found is not None else None,
+        "bytes": None
+        if found is None
+        else {
+            "weights": found.memory.weights,
+            "cache": found.memory.cache,
+            "compute": found.memory.compute * len(row.gpus),
+            "host": found.memory.host,
+            "margin": found.needed - found.memory.total(len(row.gpus)),
+            "needed": found.needed,
+            "available": found.available,
+        },
+    }
+
+
+def _print(
+    model: Sized,
+    boxes: Sequence[tuple[int, ...]],
+    rows: Sequence[Row],
+    advice: Sequence[Recommendation | None],
+    args: argparse.Namespace,
+) -> None:
+    dimensions = model.candidates[0].dimensions
+    sessions = f"{args.parallel} session{'s' if args.parallel > 1 else ''}"
+    title = (
+        f"{model.name} ({dimensions.architecture}, trained for {dimensions.context:,} tokens), "
+        f"{sessions}; GiB"
+    )
+    print(textwrap.fill(title, WIDTH))
+    headers = ("GPU", "QUANT", "K/V", "CONTEXT", "WEIGHTS", "CACHE", "COMPUTE", "MARGIN", "TOTAL")
+    print(table([_cells(row) for row in rows], headers))
+    print()
+    for gpus, found in zip(boxes, advice, strict=True):
+        print(textwrap.fill(_sentence(gpus, found), WIDTH, subsequent_indent="  "))
+    notes = "Compute is an estimate; the margin is for the driver, fragmentation and splitting."
+    if model.estimated:
+        notes += " Weights follow from the file's size."
+    print(textwrap.fill(notes, WIDTH))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    found, gpus = row.found, shown_gpus(row.gpus)
+    if found is None:
+        return (gpus, row.quant, row.type_kv, "none fits")
+    memory = found.memory
+    over = found.needed - found.available
+    total = _gib(found.needed) if over <= 0 else f"{_gib(found.needed)}: {_gib(over)} short"
+    return (
+        gpus,
+        row.quant,
+        row.type_kv,
+        f"{found.load.context:,}",
+        _gib(memory.weights),
+        _gib(memory.cache),
+        _gib(memory.compute * len(row.gpus)),
+        _gib(found.needed - memory.total(len(row.gpus))),
+        total,
+    )
+
+
+def _sentence(gpus: tuple[int, ...], found: Recommendation | None) -> str:
+    if found is None:
+        return f"{shown_gpus(gpus)}: nothing of it fits; take a smaller quantisation or more GPUs."
+    row = found.row
+    tokens = row.found.load.context if row.found is not None else 0
+    return f"{shown_gpus(gpus)}: {row.quant}, {row.type_kv} K/V, {tokens:,} tokens: {found.reason}."
+
+
+def shown_gpus(gpus: Sequence[int]) -> str:
+    """GPUs as ``--vram`` takes them: like ones together."""
+    counts: dict[int, int] = {}
+    for size in gpus:
+        counts[size] = counts.get(size, 0) + 1
+    return "+".join(
+        f"{f'{count}x' if count > 1 else ''}{_short(size)}" for size, count in counts.items()
+    )
+
+
+def _short(size: int) -> str:
+    return f"{size / GIB:.0f}G" if size % GIB == 0 else f"{size / GIB:.1f}G"
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}"
