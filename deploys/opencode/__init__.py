@@ -18,7 +18,7 @@ from pyinfra.api import StringCommand, deploy
 
 from deploys.common.changes import Change, record, refusal
 from deploys.common.downloads import upload_artifacts
-from deploys.common.files import ManagedFile, write_files
+from deploys.common.files import ManagedFile, is_current, record_change, write_files
 from deploys.common.jobs import run_job
 from deploys.common.operations import (
     Commands,
@@ -66,10 +66,13 @@ def install_opencode(settings: OpenCodeSettings) -> Commands:
     keys = [key_path(p.id) for p in settings.providers if p.api_key is not None]
     state = read(OpenCode, version=settings.version, users=settings.users, secrets=keys)
     artifact = _artifact(settings)
+    etc = ManagedFile(SYSTEM_CONFIG, system_config(settings))
+    if not is_current(etc, state.system_config):
+        record_change(etc, state.system_config)
+    _record_installation(settings.version, artifact, state)
     refuse(settings, state)
     users = user_files(settings, state, _keys(settings))
 
-    etc = ManagedFile(SYSTEM_CONFIG, system_config(settings))
     yield from write_files([etc], _states(etc.path, state.system_config))
     yield from _install(settings.version, artifact, state)
     yield from write_files(list(users), {f.path: s for f, s in users.items() if s is not None})
@@ -183,22 +186,31 @@ def _states(path: str, state: FileState | None) -> dict[str, FileState]:
     return {} if state is None else {path: state}
 
 
-def _install(version: str, artifact: Artifact, state: OpenCodeState) -> Commands:
-    manifest: Mapping[str, Any] = state.manifest
-    expected = current_manifest(version, artifact)
-    whole = _is_whole(state)
-    if not whole or any(manifest.get(key) != value for key, value in expected.items()):
+def _record_installation(version: str, artifact: Artifact, state: OpenCodeState) -> None:
+    if not _is_installed(version, artifact, state):
         record(Change("declared", f"/opt/opencode/{version}", _difference(state)))
+    strange = state.link is not None and not state.link.startswith("/opt/opencode/")
+    if state.link != run_path(version) and not strange:
+        now = "missing" if state.link is None else f"-> {state.link}"
+        record(Change("declared", COMMAND, f"{now}, should be -> {run_path(version)}"))
+
+
+def _install(version: str, artifact: Artifact, state: OpenCodeState) -> Commands:
+    if _is_installed(version, artifact, state):
+        current_host().noop(f"OpenCode {version} is installed")
+    else:
         yield from upload_artifacts([artifact])
         yield from run_job(install_job(version, artifact))
-    else:
-        current_host().noop(f"OpenCode {version} is installed")
     if state.link == run_path(version):
         current_host().noop(f"{COMMAND} starts OpenCode {version}")
     else:
-        now = "missing" if state.link is None else f"-> {state.link}"
-        record(Change("declared", COMMAND, f"{now}, should be -> {run_path(version)}"))
         yield StringCommand(f"sh -c {script_word(link_script(version))}")
+
+
+def _is_installed(version: str, artifact: Artifact, state: OpenCodeState) -> bool:
+    expected = current_manifest(version, artifact)
+    manifest: Mapping[str, Any] = state.manifest
+    return _is_whole(state) and all(manifest.get(key) == value for key, value in expected.items())
 
 
 def _is_whole(state: OpenCodeState) -> bool:

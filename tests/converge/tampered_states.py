@@ -6,7 +6,7 @@ a batch touch different things. Shell runs as root on the host, with :data:`PREA
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 SERVERS = ("coder", "second", "third", "fourth", "fifth", "sixth")
 FIRST_PORT = 8888
@@ -66,10 +66,14 @@ class State:
 
 @dataclass(frozen=True)
 class Batch:
-    """States that are laid on the host together."""
+    """States that are laid on the host together.
+
+    + servers: how many of SERVERS the host has then; after a build each is started anew
+    """
 
     name: str
-    states: tuple[State, ...] = field(default=())
+    states: tuple[State, ...]
+    servers: int = len(SERVERS)
 
 
 def declared(component: str, subject: str, summary: str = "") -> Seen:
@@ -106,8 +110,8 @@ MODEL_FILE = r"/var/lib/llamaherd/models/.*\.gguf"
 USER_CONFIG = r"/home/dev/\.config/opencode/opencode\.json"
 SYSTEM_CONFIG = r"/etc/opencode/opencode\.json"
 USER_KEY = r"/home/dev/\.config/opencode/llamaherd/llama\.cpp\.key"
-EVERY_SERVER = running(service("(" + "|".join(SERVERS) + ")"))
-"""Processes of a program that lies there no more."""
+STALE = running(service("coder"))
+"""The process of a program, or with a model, that lies there no more."""
 
 FILES = Batch(
     "files",
@@ -200,6 +204,15 @@ PROCESSES = Batch(
             "service disabled",
             "systemctl disable --quiet llama-server@second",
             (running(service("second"), "^disabled"),),
+        ),
+        State(
+            "server's folder removed",
+            "rm -r /etc/llama-server/second",
+            (
+                declared("llama_server", server_file("second", "api-key"), "missing"),
+                declared("llama_server", server_file("second", "wait-ready"), "missing"),
+            ),
+            echoes=(running(service("second"), "API key"),),
         ),
         State(
             "service stopped and masked",
@@ -359,21 +372,13 @@ REPLACED = Batch(
             "program replaced under its final name",
             "cp /bin/false $BUILD/bin/new; mv $BUILD/bin/new $BUILD/bin/llama-server",
             (declared("llama_cpp", "/opt/llama.cpp/.*/bin/llama-server", "not the file"),),
-            echoes=(EVERY_SERVER,),
-        ),
-        State(
-            "server's folder removed",
-            "rm -r /etc/llama-server/second",
-            (
-                declared("llama_server", server_file("second", "api-key"), "missing"),
-                declared("llama_server", server_file("second", "wait-ready"), "missing"),
-            ),
-            echoes=(running(service("second"), "API key"),),
+            echoes=(STALE,),
         ),
         State(
             "model deleted",
             "rm $MODEL",
             (declared("models", MODEL_FILE, "missing"),),
+            echoes=(STALE,),
         ),
         State(
             "user's configuration broken",
@@ -392,6 +397,7 @@ REPLACED = Batch(
             (declared("opencode", "/usr/local/bin/opencode", "0.0.1"),),
         ),
     ),
+    servers=1,
 )
 
 DELETED = Batch(
@@ -401,13 +407,13 @@ DELETED = Batch(
             "program deleted",
             "rm $BUILD/bin/llama-server",
             (declared("llama_cpp", "/opt/llama.cpp/.*/bin/llama-server", "not the file"),),
-            echoes=(EVERY_SERVER,),
+            echoes=(STALE,),
         ),
         State(
             "system account removed",
             "systemctl stop 'llama-server@*'; userdel llama-server",
             (declared("llama_server", "llama-server", "system account is missing"),),
-            echoes=(EVERY_SERVER,),
+            echoes=(STALE,),
         ),
         State(
             "OpenCode removed",
@@ -420,6 +426,7 @@ DELETED = Batch(
             (declared("opencode", USER_KEY, "content differs"),),
         ),
     ),
+    servers=1,
 )
 
 BUILD = Batch(
@@ -429,7 +436,7 @@ BUILD = Batch(
             "build folder removed",
             "rm -r $BUILD",
             (declared("llama_cpp", "/opt/llama.cpp/.*", "not built"),),
-            echoes=(EVERY_SERVER,),
+            echoes=(STALE,),
         ),
         State(
             "user deleted",
@@ -444,6 +451,7 @@ BUILD = Batch(
             by_hand="rm /usr/local/bin/opencode",
         ),
     ),
+    servers=1,
 )
 
 MANIFEST = Batch(
@@ -453,9 +461,10 @@ MANIFEST = Batch(
             "build's manifest removed",
             "rm $BUILD/manifest.json",
             (declared("llama_cpp", "/opt/llama.cpp/.*", "not built"),),
-            echoes=(EVERY_SERVER,),
+            echoes=(STALE,),
         ),
     ),
+    servers=1,
 )
 
 BATCHES = (FILES, PROCESSES, LIVE, REPLACED, DELETED, BUILD, MANIFEST)
