@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from inventories import catalogue
@@ -213,9 +214,7 @@ def _print_origins(fleet: Fleet, own: list[Known]) -> None:
 
 
 def _place(place: Position) -> str:
-    folder, _, name = place.file.rpartition("/")
-    where = f"catalogue/{name}" if folder == str(catalogue.FOLDER) else name
-    return f"{where}:{place.line}"
+    return f"{Path(place.file).name}:{place.line}"
 
 
 def _cells(model: Known) -> tuple[str, str, str, str, str]:
