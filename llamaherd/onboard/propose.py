@@ -18,12 +18,12 @@ from typing import Any
 
 import yaml
 
+from inventories import catalogue
 from inventories.effective import Filler, host_values
 from inventories.fleet import Fleet
 from inventories.semantics import MINIMUM_OPENCODE_CONTEXT, draft_of
 from llamaherd.onboard.report import Report, Serves, Target
 from schemas.document import Document, Node, parse_document
-from schemas.validate import load_schema
 
 PORT = 8888
 SERVER = "coder"
@@ -287,15 +287,20 @@ def _fit(
         wanted = int(server["context"]) * int(server["parallel"])
         sized = [s for s in report.serves if s.model == model and _same_quant(s, fleet)]
         largest = max((s.context for s in sized), default=None)
-        if largest is None:
-            known = False
-            notes.append(f"whether {model} with {wanted:,} tokens of context fits is not known")
-        elif largest < wanted:
+        if largest is not None and largest < wanted:
             said = f"its server {name} wants {wanted:,} tokens of context, and {largest:,} fit"
             return False, [said]
+        if not any(_same_cache(s, server) for s in sized):
+            known = False
+            notes.append(f"whether {model} with {wanted:,} tokens of context fits is not known")
     if known and len(servers) > 1:
         notes.append("each server fits by itself; whether all do at once is not known")
     return known or None, notes
+
+
+def _same_cache(serves: Serves, server: Mapping[str, Any]) -> bool:
+    """Whether the server's cache is no larger than the one that was sized."""
+    return serves.kv in ("", "f16") or serves.kv in server.get("extra_args", ())
 
 
 def _same_quant(serves: Serves, fleet: Fleet) -> bool:
@@ -340,8 +345,11 @@ def _model(serves: Serves, fleet: Fleet) -> Mapping[str, Any] | None:
     """What ``models:`` needs for it: nothing where the fleet has it; None if nothing would do."""
     if serves.model in fleet.models:
         return {}
-    properties = load_schema("fleet.schema.json")["$defs"]["model"]["properties"]
-    return {"catalogue": serves.model} if "catalogue" in properties else None
+    if serves.model not in catalogue.names():
+        return None
+    quant = catalogue.entry(serves.model).quant
+    other = {"hub": {"quant": serves.quant}} if serves.quant not in ("", quant) else {}
+    return {"catalogue": serves.model, **other}
 
 
 def _group_name(model: str) -> str:

@@ -11,6 +11,7 @@ from write_support import GROUPS, HOSTS, fits, gpu, make_fleet, report_of
 from inventories.fleet import load_fleet
 from llamaherd.onboard.propose import Proposal, propose_entry
 from llamaherd.onboard.report import Report
+from llamaherd.onboard.write import plan_entry
 from schemas.document import read_document
 
 GPU_GROUPS = """\
@@ -92,6 +93,31 @@ def test_a_group_whose_context_does_not_fit_is_passed_over_and_named(tmp_path: P
 def test_what_nobody_has_sized_is_said_to_be_unknown(tmp_path: Path) -> None:
     notes = propose(tmp_path, report_of()).notes
     assert "whether tiny with 16,384 tokens of context fits is not known" in notes
+
+
+def test_what_fits_with_a_smaller_cache_is_not_said_to_fit_with_a_full_one(tmp_path: Path) -> None:
+    report = report_of(serves=(fits("tiny", 16384, kv="q8_0"),))
+    assert any("is not known" in note for note in propose(tmp_path, report).notes)
+
+
+@pytest.mark.parametrize(
+    ("quant", "model"),
+    [
+        ("UD-Q4_K_XL", {"catalogue": "glm-4.7-flash"}),
+        ("Q4_K_M", {"catalogue": "glm-4.7-flash", "hub": {"quant": "Q4_K_M"}}),
+    ],
+)
+def test_a_model_of_the_catalogue_goes_into_the_fleet_with_its_group(
+    tmp_path: Path, quant: str, model: dict[str, Any]
+) -> None:
+    path = make_fleet(tmp_path)
+    serves = (fits("glm-4.7-flash", 150000, quant=quant),)
+    plan = plan_entry(report_of("10.0.0.17", gpu(0), serves=serves), path)
+    assert (plan.proposal.new_model, plan.proposal.model_entry) == ("glm-4.7-flash", model)
+    assert plan.proposal.new_group == "glm_4_7_flash"
+    assert plan.fleet.models["glm-4.7-flash"]["hub"]["quant"] == quant
+    server = plan.fleet.hosts["new-01"].values["servers"]["coder"]
+    assert (server["model"], server["context"]) == ("glm-4.7-flash", 65536)
 
 
 def test_with_nothing_to_serve_the_box_gets_an_entry_without_servers(tmp_path: Path) -> None:
