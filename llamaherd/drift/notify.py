@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
-
 from inventories.fleet import Fleet
 from inventories.resolve import secret_reference
 from inventories.secrets import SecretError, resolve_secret
@@ -163,6 +161,9 @@ def post(address: str, message: Mapping[str, Any], timeout: float = TIMEOUT) -> 
     A redirect is refused: requests would follow it with a GET, which tells nobody anything.
     """
     place = "?"
+    # Takes a fifth of a second to load, and most checks tell nobody anything.
+    import requests
+
     try:
         place = urlsplit(address).hostname or place
         answer = requests.post(address, json=message, timeout=timeout, allow_redirects=False)
@@ -175,6 +176,8 @@ def post(address: str, message: Mapping[str, Any], timeout: float = TIMEOUT) -> 
 
 
 def _reason(error: Exception, timeout: float) -> str:
+    import requests
+
     if isinstance(error, requests.exceptions.SSLError):
         return "its certificate isn't trusted (REQUESTS_CA_BUNDLE names your own authority's)"
     if isinstance(error, requests.exceptions.Timeout):
