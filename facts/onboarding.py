@@ -285,8 +285,13 @@ def _curl_words(text: str) -> str:
     return found[-1].strip() if found else ""
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+
+
 def parse_probe(output: list[str]) -> Probe:
     """The command's lines as a value; FactProcessError for output that makes no sense."""
+    # What a box says ends on somebody's terminal: it may not steer that.
+    output = [_CONTROL.sub("", line) for line in output]
     sections = split_sections(output)
     system = parse_system(output)
     box = _pairs(sections.get("box", []))

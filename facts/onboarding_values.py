@@ -128,7 +128,7 @@ class Driver(FactValue):
 
 @dataclass(frozen=True)
 class Card(FactValue):
-    """What the driver says of one GPU beyond :class:`facts.gpu.Gpu`.
+    """What the driver says of one GPU beyond its model and memory.
 
     + uuid: joins it to its Gpu
     + address: on the PCI bus, lower case with a four-digit domain; empty when unknown

@@ -135,8 +135,8 @@ class Report:
 
     + steps: what the first contact took, in order
     + probe: None when it wasn't reached
-    + serves: largest first; ``serves_note`` says why there is none where that is so
-    + written: what ``--write`` did, as :mod:`llamaherd.onboard.write` describes it; else None
+    + serves: the recommended one first; ``serves_note`` says why there is none, or what isn't sized
+    + written: what ``--write`` did (:meth:`llamaherd.onboard.write.Written.document`); else None
     """
 
     target: Target
