@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 export MOLECULE_COMMAND_BORDERS := false
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: help venv lint check unit-fleet unit-hosts test molecule demo demo-clean lab-tools downloads clean clean-cache
+.PHONY: help venv lint check unit-fleet unit-hosts test molecule demo demo-clean lab-tools downloads clean clean-cache bench-fit
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,11 @@ lab-tools: ## What lab hosts need from this machine's own packages (root)
 
 downloads: venv ## The model and the source archive that labs use
 	@$(BIN)/python molecule/lab/downloads.py >/dev/null
+
+# A llama-fit-params that runs here: make bench-fit BINARY=.../llama-fit-params
+BINARY ?= llama-fit-params
+bench-fit: venv ## Sizing against llama.cpp's own, into docs/sizing.md (BINARY=llama-fit-params)
+	$(BIN)/python benchmarks/fit.py --binary $(BINARY) --write
 
 clean: ## Lab hosts, virtual environment and whatever tools left here; the cache stays
 	@if [ -x $(BIN)/python ] && [ -d .lab ]; then for state in .lab/*/lab.json; do \

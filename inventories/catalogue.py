@@ -144,10 +144,24 @@ def with_catalogue(model: Node) -> Node:
     base = entry(named.value).model
     if any(key in model.value for key in _SOURCES[1:]):
         base = _without(base, "hub")
-    own_hub, hub = model.get("hub"), base.get("hub")
-    if own_hub is not None and own_hub.get("file") is not None and hub is not None:
-        base = _with(base, "hub", _without(hub, "quant"))
+    own, hub = model.get("hub"), base.get("hub")
+    if own is not None and own.kind == "mapping" and hub is not None:
+        model = _with(model, "hub", _joined(hub, own), model.keys["hub"])
+        base = _without(base, "hub")
     return merge(base, model)
+
+
+def _joined(hub: Node, own: Node) -> Node:
+    """The model's own hub over the catalogue's; ``merge`` would take {file: ..} for a secret.
+
+    A null stays, for ``merge`` to take away.
+    """
+    if own.get("file") is not None:
+        hub = _without(hub, "quant")
+    joined = Node("mapping", {**hub.value, **own.value}, own.mark)
+    joined.keys = {**hub.keys, **own.keys}
+    joined.nulls = own.nulls
+    return joined
 
 
 def _model_node(document: Document, root: Node) -> Node:
@@ -180,6 +194,7 @@ def _placed(document: Document, mark: Mark) -> FileMark:
 def _with(node: Node, key: str, child: Node, mark: Mark | None = None) -> Node:
     copy = Node("mapping", {**node.value, key: child}, node.mark)
     copy.keys = {**node.keys, key: mark or child.mark}
+    copy.nulls = node.nulls or child.nulls
     return copy
 
 

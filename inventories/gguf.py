@@ -192,7 +192,10 @@ class _Window:
 
     def skip(self, size: int) -> None:
         self._bound(size)
-        self.position += size
+        if size:
+            # Its last byte is read: what is passed over must be there.
+            self.position += size - 1
+            self.take(1)
 
     def take(self, size: int) -> bytes:
         self._bound(size)

@@ -1,0 +1,148 @@
+"""A model and context that can't fit are refused beforehand, with numbers and remedies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from test_estimates import dimensions
+
+from deploys.preflight import problems
+from deploys.preflight.memory import memory_findings
+from facts.gpu import Gpu
+from facts.system import SystemState
+from inventories.settings import (
+    Artifact,
+    CudaSettings,
+    HostSettings,
+    ModelSettings,
+    ServerSettings,
+    SshSettings,
+    from_data,
+    to_data,
+)
+
+GIB = 1024**3
+CARD = Gpu(0, "NVIDIA GeForce RTX 4090", "GPU-1", 24564, 24000, "8.9", "580.65.06")
+SECOND = replace(CARD, index=1, uuid="GPU-2")
+FACTS = SystemState(
+    systemd=252,
+    root=True,
+    glibc="2.36",
+    memory_total=64 * GIB,
+    disk_free={"/opt": 50 * GIB},
+    gpus=(CARD,),
+)
+
+
+def model(name: str) -> ModelSettings:
+    """A family's model as a host gets it."""
+    known = dimensions(name)
+    assert known.weights is not None
+    size = known.weights.input + known.weights.device
+    file = Artifact(f"{name}.gguf", size, "0" * 64, url=f"https://hub.example.com/{name}.gguf")
+    return ModelSettings(name, name, "/var/lib/models", (file,), dimensions=known)
+
+
+def host(*servers: ServerSettings, cuda: str = "wheels") -> HostSettings:
+    """A host with these servers and their models."""
+    used = sorted({server.model for server in servers})
+    return HostSettings(
+        name="gpu-01",
+        ssh=SshSettings("10.0.0.11"),
+        cuda=CudaSettings(cuda, "13.0" if cuda == "wheels" else None),  # type: ignore[arg-type]
+        models=tuple(model(name) for name in used),
+        servers=servers,
+    )
+
+
+def texts(settings: HostSettings, facts: SystemState = FACTS) -> list[str]:
+    """What is refused, as people read it."""
+    return [f"{found.summary}: {found.remedy}" for found in memory_findings(settings, facts)]
+
+
+GLM = ServerSettings("coder", "glm-4.7-flash", 8888, 65536, parallel=2)
+
+
+def test_the_recipes_server_fits_its_card() -> None:
+    assert texts(host(replace(GLM, parallel=1))) == []
+
+
+def test_too_long_a_context_is_refused_with_the_numbers_and_the_settings() -> None:
+    (text,) = texts(host(replace(GLM, context=131072)))
+    assert "server coder would need" in text
+    assert "GPU 0 (NVIDIA GeForce RTX 4090), which has 24.0 GiB" in text
+    assert "weights 15.7 GiB" in text
+    assert "131,072 tokens x 2 in f16 13.2 GiB" in text
+    assert "set servers.coder.context to" in text
+    assert "--cache-type-k, q8_0" in text
+    assert "--n-cpu-moe" in text
+    assert "a smaller quantisation of models.glm-4.7-flash" in text
+
+
+def test_the_context_that_is_proposed_fits() -> None:
+    (text,) = texts(host(replace(GLM, context=131072)))
+    proposed = int(text.partition("servers.coder.context to ")[2].split()[0])
+    assert 32768 < proposed < 131072
+    assert texts(host(replace(GLM, context=proposed))) == []
+
+
+def test_preflight_tells_it_with_everything_else() -> None:
+    settings = host(replace(GLM, context=131072))
+    found = problems(settings, replace(FACTS, systemd=0))
+    assert len(found) == 2
+
+
+def test_servers_on_one_card_are_summed() -> None:
+    small = ServerSettings("chat", "llama-3.1-8b", 8889, 32768, parallel=1)
+    each = replace(GLM, parallel=1)
+    assert texts(host(each)) == []
+    assert texts(host(small)) == []
+    (text,) = texts(host(each, small))
+    assert "servers coder, chat would need" in text
+    assert "llama-3.1-8b: weights" in text
+    apart = host(replace(each, gpus=("0",)), replace(small, gpus=("GPU-2",)))
+    assert texts(apart, replace(FACTS, gpus=(CARD, SECOND))) == []
+
+
+def test_a_second_card_carries_what_one_cannot() -> None:
+    both = replace(FACTS, gpus=(CARD, SECOND))
+    big = replace(GLM, context=131072)
+    assert texts(host(big), both) == []
+    (text,) = texts(host(replace(big, gpus=("0",))), both)
+    assert "servers.coder.gpus" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--n-cpu-moe", "30"),
+        ("--cache-type-k", "q4_0", "--cache-type-v", "q4_0"),
+        ("--n-gpu-layers", "10"),
+    ],
+)
+def test_what_the_arguments_do_about_it_counts(arguments: tuple[str, ...]) -> None:
+    assert texts(host(replace(GLM, context=98304, extra_args=arguments))) == []
+
+
+def test_what_is_not_known_is_not_refused() -> None:
+    settings = host(replace(GLM, context=131072))
+    unknown = replace(settings, models=(replace(settings.models[0], dimensions=None),))
+    assert texts(unknown) == []
+    assert texts(replace(settings, models=())) == []
+    shared = replace(FACTS, gpus=(replace(CARD, memory_total=None),))
+    assert texts(settings, shared) == []
+    assert texts(host(replace(GLM, context=131072, gpus=("7",)))) == []
+
+
+def test_a_host_without_gpus_needs_the_memory() -> None:
+    settings = host(GLM, cuda="none")
+    assert texts(settings) == []
+    (text,) = texts(settings, replace(FACTS, memory_total=16 * GIB))
+    assert "the host has 16.0 GiB" in text
+    assert "servers.coder.context" in text
+
+
+def test_dimensions_travel_with_the_host_data() -> None:
+    settings = host(GLM)
+    assert from_data(HostSettings, to_data(settings)) == settings
