@@ -144,14 +144,20 @@ def _unreachable_remedy(target: Target, error: str) -> str:
 
 def _refused(target: Target, contact: Contact) -> Finding:
     passwords = {"password", "keyboard-interactive"} & set(contact.methods)
-    tried = "key nor the password" if "password" in contact.error else "key"
+    offered = ", ".join(contact.methods)
     if target.user == "root":
+        once = "; or give root's password once: --password prompt --install-key"
         return _blocker(
             "ssh.root-refused",
-            f"root isn't let in on {target.label} (offered: {', '.join(contact.methods)})",
-            "log in as the installer's user (USER@HOST); "
-            + ("or give root's password once: --password prompt --install-key; " * bool(passwords))
-            + "PermitRootLogin may be off",
+            f"root isn't let in on {target.label} (offered: {offered})",
+            "log in as the installer's user (USER@HOST): PermitRootLogin may be off"
+            + (once if passwords else ""),
+        )
+    if contact.error.startswith("neither key nor password"):
+        return _blocker(
+            "ssh.password-refused",
+            f"{target.label} takes neither a key nor the password for {target.user}",
+            "look whether both are that user's; sshd's log on the box says why",
         )
     if "publickey" not in contact.methods:
         return _blocker(
@@ -161,9 +167,7 @@ def _refused(target: Target, contact: Contact) -> Finding:
         )
     return _blocker(
         "ssh.key-refused",
-        f"{target.label} takes neither our {tried} for {target.user}"
-        if "nor" in tried
-        else f"{target.label} doesn't take our key for {target.user}",
+        f"{target.label} doesn't take our key for {target.user}",
         "log in once with the password and leave the key: --password prompt --install-key"
         if passwords
         else f"add this machine's public key to ~{target.user}/.ssh/authorized_keys there",

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
 LOOK_SECONDS = 120
+PASSWORD_REFUSED = "neither key nor password: "
+"""Begins the error of a contact that both were tried on."""
 KNOWN_HOSTS = "~/.ssh/known_hosts"
 _GREETERS = 20
 
@@ -258,7 +260,8 @@ def look_at(
             if result.value is not None:
                 found[index] = (replace(contact, login=login, error=""), result.value)  # type: ignore[arg-type]
             else:
-                found[index] = (replace(contact, error=result.error), None)
+                refused = PASSWORD_REFUSED if login == "password" and not result.connected else ""
+                found[index] = (replace(contact, error=refused + result.error), None)
     return found
 
 

@@ -162,18 +162,21 @@ def _serves(report: Report) -> list[str]:
     """The models as a table of its own; the numbers are what a GPU's memory goes to."""
     rows = [
         [
-            f"{model.model} {model.quant}",
-            f"{model.context:,}",
+            model.model,
+            model.quant,
+            str(model.context),
             model.kv,
             *(f"{size / GIB:.1f}" for size in _parts(model)),
             ",".join(map(str, model.gpus)),
         ]
         for model in report.serves
     ]
-    headers = ("CAN SERVE", "CONTEXT", "K/V", "WEIGHTS", "CACHE", "COMPUTE", "MARGIN", "GPU")
+    headers = ("CAN SERVE", "QUANT", "TOKENS", "K/V", "WEIGHTS", "CACHE", "COMP", "FREE", "GPU")
     lines = textwrap.indent(table(rows, headers, WIDTH - 2), "  ").splitlines() if rows else []
     if report.serves:
-        lines.append("  (tokens of one session; GiB)")
+        lines.append(
+            "  (tokens of one session; GiB; COMP: compute buffers, FREE: what is left free)"
+        )
         first = report.serves[0]
         lines.append(_wrapped("  ", f"recommended: {first.model} {first.quant}: {first.reason}"))
     if report.serves_note:

@@ -354,6 +354,11 @@ UNREACHED = {
         "ssh.password-only",
         "--password prompt",
     ),
+    "neither key nor password": (
+        Contact(KNOWN, ("publickey", "password"), error="neither key nor password: refused"),
+        "ssh.password-refused",
+        "sshd's log",
+    ),
     "our key isn't there": (
         Contact(KNOWN, ("publickey", "password"), error="Authentication error"),
         "ssh.key-refused",

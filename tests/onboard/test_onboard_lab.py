@@ -350,7 +350,7 @@ def test_somebody_elses_account_is_left_alone(stranger: Box) -> None:
 def test_a_wrong_password_says_so(stranger: Box) -> None:
     words = ("--fingerprint", _fingerprint(stranger), "--password", "env:PW")
     status, report = stranger.look("ops@box", *words, PW=secrets.token_urlsafe(12))
-    assert (status, ids(report)) == (1, ["ssh.key-refused"])
+    assert (status, ids(report)) == (1, ["ssh.password-refused"])
     assert report["contact"]["login"] == ""
 
 
