@@ -91,6 +91,14 @@ look() {
   unit="llama-server@$1.service"
   echo "@SECTION@server $1"
   systemctl show -p @PROPERTIES@ -- "$unit"
+  known=" $(systemctl show -P DropInPaths -- "$unit") "
+  for path in @UNITS@/"$unit.d"/*.conf @UNITS@/llama-server@.service.d/*.conf; do
+    # systemd tells of no directory that is younger than its last reload.
+    [ ! -f "$path" ] || [ ! -s "$path" ] || case $known in
+      *"/${path##*/} "*) ;;
+      *) echo NeedDaemonReload=yes ;;
+    esac
+  done
   pid=$(systemctl show -P MainPID -- "$unit")
   [ "${pid:-0}" != 0 ] || return 0
   echo "Executable=$(readlink "/proc/$pid/exe")"
@@ -99,7 +107,7 @@ look() {
   age=$((${up%.*} - $(systemctl show -P ExecMainStartTimestampMonotonic -- "$unit") / 1000000))
   echo "Age=$age"
   now=$(date +%s)
-  for path in $(systemctl show -P DropInPaths -- "$unit"); do
+  for path in $known; do
     # A second of grace: both clocks are read in whole seconds.
     [ "$(stat -c %Y -- "$path")" -le $((now - age + 1)) ] || echo "Newer=$path"
   done
