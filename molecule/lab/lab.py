@@ -74,11 +74,16 @@ def serve_hub(lab: Lab) -> str:
 
 
 def stop_on_signals() -> None:
-    """Turn SIGTERM and SIGHUP into an ordinary exit, as SIGINT already is: clean-up runs."""
+    """Turn SIGINT, SIGTERM and SIGHUP into an ordinary exit: clean-up runs.
+
+    SIGINT too, explicitly: a shell starts what it puts in the background with SIGINT ignored, and
+    Python then leaves it ignored.
+    """
 
     def leave(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGHUP, leave)
 
