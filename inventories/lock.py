@@ -10,9 +10,7 @@ world is :mod:`inventories.pinning`'s business; joining fleet and lock is
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -21,6 +19,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from inventories.atomic import replace_file
 from inventories.fleet import Fleet
 from inventories.settings import Artifact, CudaRepository, from_data, to_data
 from inventories.sizing.dimensions import Dimensions
@@ -408,19 +407,7 @@ def write_lock(fleet_path: Path, lock: Lock) -> bool:
     text = dump_lock(lock)
     if path.exists() and path.read_bytes() == text.encode():
         return False
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as temporary:
-        try:
-            temporary.write(text)
-            temporary.flush()
-            os.fsync(temporary.fileno())
-            # A lock file is public; a temporary file is born readable by its owner only.
-            Path(temporary.name).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
-            Path(temporary.name).replace(path)
-        except BaseException:
-            Path(temporary.name).unlink(missing_ok=True)
-            raise
+    replace_file(path, text.encode())
     return True
 
 

@@ -9,15 +9,14 @@ fleet file as it was, and a run cut off in between leaves a lock that knows a li
 from __future__ import annotations
 
 import difflib
-import os
 import sys
-import tempfile
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from inventories.atomic import replace_file
 from inventories.editing import EditError, add_group, add_host, add_model
 from inventories.fleet import Fleet, fleet_of
 from inventories.lock import lock_path
@@ -220,20 +219,8 @@ def _read(path: Path) -> bytes:
 
 def _replace(path: Path, content: bytes) -> None:
     """Put the content in place at once, with the mode that the file had; links are followed."""
-    path = path.resolve()
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as temporary:
-            try:
-                temporary.write(content)
-                temporary.flush()
-                os.fsync(temporary.fileno())
-                Path(temporary.name).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
-                Path(temporary.name).replace(path)
-            except BaseException:
-                Path(temporary.name).unlink(missing_ok=True)
-                raise
+        replace_file(path, content)
     except OSError as error:
         raise CommandError(f"{path} can't be written: {error.strerror}") from None
 
