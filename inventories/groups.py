@@ -27,6 +27,7 @@ from inventories.lock import Lock, check_lock, position_of, read_lock
 from inventories.resolve import UnlockedError, resolve_host
 from inventories.secrets import Secret, SecretError, resolve_secret
 from inventories.settings import HostSettings, SecretReference, SshSettings, to_data
+from inventories.transport import prompt_transport
 from schemas.problems import ProblemsError
 
 DEFAULT_FLEET = "inventories/fleet.yaml"
@@ -136,6 +137,7 @@ def _connection(ssh: SshSettings) -> dict[str, Any]:
         "ssh_known_hosts_file": os.environ.get(KNOWN_HOSTS_VARIABLE) or ssh.known_hosts,
         "ssh_config_file": ssh.config_file,
         "ssh_strict_host_key_checking": ssh.host_key_checking,
+        "ssh_paramiko_connect_kwargs": {"transport_factory": prompt_transport},
         "_sudo": True if ssh.user != "root" else None,
     }
     return {key: value for key, value in keys.items() if value is not None}
