@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 export MOLECULE_COMMAND_BORDERS := false
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: help venv lint check unit-fleet unit-hosts test molecule demo demo-clean lab-tools downloads clean clean-cache bench-fit
+.PHONY: help venv lint check unit-fleet unit-hosts test molecule demo demo-clean lab-tools downloads bench bench-fit clean clean-cache
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,12 @@ lab-tools: ## What lab hosts need from this machine's own packages (root)
 
 downloads: venv ## The model and the source archive that labs use
 	@$(BIN)/python molecule/lab/downloads.py >/dev/null
+
+# The lab's part needs root, as tests do. Each exits 1 when it misses its budget.
+bench: lab-tools downloads ## What a check costs: fleet files, 1,000 hosts, a no-op beside ansible-core
+	$(BIN)/python benchmarks/load_fleet.py
+	$(BIN)/python benchmarks/drift_scale.py
+	$(BIN)/python benchmarks/noop_converge.py
 
 # A llama-fit-params that runs here: make bench-fit BINARY=.../llama-fit-params
 BINARY ?= llama-fit-params
