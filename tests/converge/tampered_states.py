@@ -13,7 +13,9 @@ FIRST_PORT = 8888
 
 PREAMBLE = r"""
 set -eu
-BUILD=$(ls -d /opt/llama.cpp/b* 2>/dev/null | head -n 1)
+# Other tests may have left builds beside the one that serves.
+BUILD=$(grep -ho '/opt/llama.cpp/b[^/]*' /etc/systemd/system/llama-server@coder.service | head -n 1)
+[ -n "$BUILD" ] || BUILD=$(ls -d /opt/llama.cpp/b* 2>/dev/null | head -n 1)
 MODEL=$(ls /var/lib/llamaherd/models/*/*/*/*.gguf 2>/dev/null || :)
 OPENCODE=$(ls -d /opt/opencode/[0-9]* 2>/dev/null | head -n 1)
 CONFIG=/home/dev/.config/opencode/opencode.json
