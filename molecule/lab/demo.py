@@ -28,7 +28,7 @@ from machines import REPOSITORY, Lab
 FLEET = "inventories/demo.yaml"
 LOCK = "inventories/demo.lock.yaml"
 PROMPT = "In one short sentence: what is a llama?"
-PROMPT_SECONDS = 600
+PROMPT_SECONDS = 1200
 GRACE_SECONDS = 20
 BIN = Path(sys.executable).parent
 
