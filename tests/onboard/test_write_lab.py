@@ -69,7 +69,7 @@ def test_a_bare_box_serves_and_opencode_answers_after_one_command(tmp_path: Path
         assert json.loads(done.stdout)["ok"] is True
         assert fleet.read_text().startswith(text), "what was there before is there no more"
         said = subprocess.run(
-            [*lab.ssh(), "su - dev -c 'timeout 300 opencode run --format json \"Say hello\"'"],
+            [*lab.ssh(), "su - dev -c 'timeout 1500 opencode run --format json \"Say hello\"'"],
             capture_output=True,
             text=True,
             check=False,

@@ -155,7 +155,7 @@ def test_the_desk_got_opencode_and_nothing_else(desk: Host) -> None:
 def test_opencode_answers_a_prompt(name: str) -> None:
     host = connect(name)
     answer = host.run(
-        "su - dev -c 'timeout 400 opencode run --format json \"Say hello\" < /dev/null'"
+        "su - dev -c 'timeout 1500 opencode run --format json \"Say hello\" < /dev/null'"
     )
     assert answer.rc == 0, answer.stdout + answer.stderr
     events = [json.loads(line) for line in answer.stdout.splitlines() if line.startswith("{")]
