@@ -8,8 +8,10 @@ import os
 import pty
 import re
 import secrets
+import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -279,6 +281,9 @@ def test_a_person_compares_the_fingerprint_on_a_terminal(stranger: Box) -> None:
         stranger.known_hosts.write_text(before)
 
 
+TERMINAL_SECONDS = 120
+
+
 def _on_a_terminal(box: Box, answer: str) -> str:
     """What a terminal shows while ``onboard`` runs on it and is given this answer."""
     ours, theirs = pty.openpty()
@@ -288,10 +293,13 @@ def _on_a_terminal(box: Box, answer: str) -> str:
     done = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     screen = b""
-    # The terminal's end reads as an error once the program has gone.
+    # Not until the terminal's end alone: who else holds it (a forked process) would hold us too.
+    deadline = time.monotonic() + TERMINAL_SECONDS
     with contextlib.suppress(OSError):
-        while part := os.read(ours, 65536):
-            screen += part
+        while select.select([ours], [], [], 0.2)[0] or done.poll() is None:
+            assert time.monotonic() < deadline, screen.decode(errors="replace")
+            if select.select([ours], [], [], 0)[0]:
+                screen += os.read(ours, 65536)
     os.close(ours)
     done.wait(60)
     return " ".join(screen.decode(errors="replace").split())
