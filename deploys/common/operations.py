@@ -136,8 +136,3 @@ def system() -> SystemState:
     if host not in _systems:
         _systems[host] = read(System)
     return _systems[host]
-
-
-def forget_system() -> None:
-    """Make the next :func:`system` ask the host again."""
-    _systems.pop(current_host(), None)
