@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 export MOLECULE_COMMAND_BORDERS := false
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: help venv lint check unit-fleet unit-hosts test molecule demo demo-clean lab-tools downloads bench bench-fit clean clean-cache
+.PHONY: help venv lint check unit-fleet unit-hosts test molecule demo demo-clean lab-tools downloads bench bench-fit reference clean clean-cache
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ bench: lab-tools downloads ## What a check costs: fleet files, 1,000 hosts, a no
 	$(BIN)/python benchmarks/load_fleet.py
 	$(BIN)/python benchmarks/drift_scale.py
 	$(BIN)/python benchmarks/noop_converge.py
+
+reference: venv ## docs/reference.md, from the fleet file's schema
+	$(BIN)/python -m schemas.reference
 
 # A llama-fit-params that runs here: make bench-fit BINARY=.../llama-fit-params
 BINARY ?= llama-fit-params

@@ -33,7 +33,7 @@ _FOLDER = Path(__file__).parent
 _ANNOTATIONS = frozenset(
     {
         *("$schema", "$id", "$defs", "$comment", "title", "description", "default", "examples"),
-        *("deprecated", "format", "patternErrorMessage", "errorMessage"),
+        *("deprecated", "format", "patternErrorMessage", "errorMessage", "affects"),
     }
 )
 _KEYWORDS = frozenset(
