@@ -346,6 +346,7 @@ def _provider(
             context=server.context,
             output=min(MAX_OUTPUT, server.context // 4),
             reasoning=bool(model.get("reasoning")),
+            images=bool(model.get("mmproj")),
         ),
         api_key=server.api_key,
     )

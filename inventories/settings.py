@@ -255,13 +255,17 @@ class ServerSettings:
 
 @dataclass(frozen=True)
 class OpenCodeModel:
-    """A model that OpenCode offers. ``context`` and ``output`` are its ``limit``, in tokens."""
+    """A model that OpenCode offers. ``context`` and ``output`` are its ``limit``, in tokens.
+
+    + images: whether it takes images as input: it has a multimodal projector
+    """
 
     id: str
     name: str
     context: int
     output: int
     reasoning: bool = False
+    images: bool = False
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,16 @@ def test_a_client_talks_to_the_servers_real_address(hosts: dict[str, HostSetting
     assert (model.context, model.output, model.reasoning) == (40000, 10000, True)
 
 
+@pytest.mark.parametrize(("mmproj", "images"), [("", False), ("\n    mmproj: true", True)])
+def test_a_model_with_a_projector_takes_images(tmp_path: Path, mmproj: str, images: bool) -> None:
+    text = FLEET.replace("\n    reasoning: true", mmproj)
+    path = write_fleet(tmp_path, text)
+    fleet = load_fleet(path)
+    opencode = resolve_host(fleet, locked(path), "client").opencode
+    assert opencode is not None
+    assert opencode.providers[0].model.images is images
+
+
 def test_only_the_hubs_models_carry_the_hubs_token(tmp_path: Path) -> None:
     path = write_fleet(tmp_path, FLEET)
     fleet, lock = load_fleet(path), locked(path)
