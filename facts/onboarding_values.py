@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from facts.cuda import Toolkit
+from facts.found_models import FoundModel
 from facts.gpu import Gpu
 from facts.system import Listener
 from facts.values import FactValue
@@ -156,24 +157,6 @@ class Program(FactValue):
     version: str = ""
     unit: str = ""
     active: bool = False
-
-
-@dataclass(frozen=True)
-class FoundModel(FactValue):
-    """A model file that could be adopted instead of downloaded.
-
-    + source: ``ollama``, ``llama.cpp``, ``hub``, ``lm-studio``, ``llamaherd`` or ``file``
-    + name: what that software calls it
-    + path: the file itself; for ollama the blob that holds the GGUF
-    + size: bytes
-    + sha256: where it is known without reading the file (ollama and hub caches name blobs by it)
-    """
-
-    source: str
-    name: str
-    path: str
-    size: int
-    sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 import paramiko
 from gevent.pool import Pool
 
-from facts.onboarding import Bandwidth, Now, Onboarding
+from facts.onboarding import Now, Onboarding
+from facts.onboarding_hub import Bandwidth
 from facts.onboarding_values import HubAnswer, Probe
 from llamaherd.arguments import CommandError
 from llamaherd.onboard.report import Contact, HostKey, Target

@@ -22,9 +22,11 @@ PAGES = sorted([ROOT / "README.md", ROOT / "inventories/README.md", *ROOT.glob("
 FENCED = re.compile(r"^```yaml\n(.*?)^```$", re.M | re.S)
 # Files whose names begin like a key; and what `llamaherd onboard` calls its findings.
 FILES = re.compile(r"\.(env|html|xml|jsonc?)$")
-FINDINGS = set(
-    re.findall(r'"([a-z]+\.[a-z-]+)"', (ROOT / "llamaherd/onboard/diagnosis.py").read_text("utf-8"))
-)
+FINDINGS = {
+    name
+    for file in (ROOT / "llamaherd/onboard").glob("*.py")
+    for name in re.findall(r'"([a-z]+\.[a-z-]+)"', file.read_text("utf-8"))
+}
 # Pipelines that run a check: tests/drift_timer/test_drift_docs.py carries them out.
 PIPELINE = re.compile(r"^(jobs|script|drift:\n  (image|script)):?", re.M)
 

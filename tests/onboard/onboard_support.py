@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from facts.onboarding import parse_probe
+from facts.onboarding_parse import parse_probe
 from facts.onboarding_values import Probe
 from facts.sections import SECTION, split_sections
 from llamaherd.onboard.diagnosis import Expectations, diagnose

@@ -11,8 +11,11 @@ from onboard_support import LSPCI_4090, OPEN_MODULE, WORKING, output
 from pyinfra.api.exceptions import FactProcessError
 from pyinfra_cli.util import json_encode
 
-from facts.onboarding import Bandwidth, Now, Onboarding, parse_bandwidth, parse_probe
-from facts.onboarding_values import FoundModel, Probe, Program
+from facts.found_models import FoundModel
+from facts.onboarding import Now, Onboarding
+from facts.onboarding_hub import Bandwidth, parse_bandwidth
+from facts.onboarding_parse import parse_probe
+from facts.onboarding_values import Probe, Program
 from facts.sections import SECTION
 
 

@@ -21,7 +21,8 @@ from onboard_support import (
     report,
 )
 
-from facts.onboarding_values import FoundModel, HubAnswer
+from facts.found_models import FoundModel
+from facts.onboarding_values import HubAnswer
 from llamaherd.onboard.report import Contact, Report, Step, document
 from llamaherd.onboard.serves import serves_of
 from llamaherd.onboard.table import render, summary
