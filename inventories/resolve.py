@@ -334,21 +334,25 @@ def _provider(
     server = _server(fleet, target, name)
     local = host == client.name
     address = _local_address(server) if local else server.address
-    model = fleet.models[server.model]
     return OpenCodeProvider(
         id=provider,
         name="llama-server (local)" if local else f"llama-server ({host})",
         server=f"{host}/{name}",
         base_url=f"http://{address}/v1",
-        model=OpenCodeModel(
-            id=server.model,
-            name=model_title(model),
-            context=server.context,
-            output=min(MAX_OUTPUT, server.context // 4),
-            reasoning=bool(model.get("reasoning")),
-            images=bool(model.get("mmproj")),
-        ),
+        models=(_opencode_model(fleet, server),),
         api_key=server.api_key,
+    )
+
+
+def _opencode_model(fleet: Fleet, server: ServerSettings) -> OpenCodeModel:
+    model = fleet.models[server.model]
+    return OpenCodeModel(
+        id=server.model,
+        name=model_title(model),
+        context=server.context,
+        output=min(MAX_OUTPUT, server.context // 4),
+        reasoning=bool(model.get("reasoning")),
+        images=bool(model.get("mmproj")),
     )
 
 

@@ -270,13 +270,16 @@ class OpenCodeModel:
 
 @dataclass(frozen=True)
 class OpenCodeProvider:
-    """A server as OpenCode sees it. ``server`` is ``HOST/SERVER``, for messages and checks."""
+    """A server as OpenCode sees it. ``server`` is ``HOST/SERVER``, for messages and checks.
+
+    + models: what the server offers, at least one; the first is taken where none is named
+    """
 
     id: str
     name: str
     server: str
     base_url: str
-    model: OpenCodeModel
+    models: tuple[OpenCodeModel, ...]
     api_key: SecretReference | None = None
 
 
@@ -299,7 +302,7 @@ class OpenCodeSettings:
     def default_model(self) -> str:
         """``provider/model`` as OpenCode's ``model`` key wants it."""
         provider = next(p for p in self.providers if p.id == self.default)
-        return f"{provider.id}/{provider.model.id}"
+        return f"{provider.id}/{provider.models[0].id}"
 
 
 @dataclass(frozen=True)

@@ -394,15 +394,15 @@ def _provider_differences(provider: OpenCodeProvider, config: Mapping[str, Any])
     entry = _at(config, "provider", provider.id)
     if not isinstance(entry, dict):
         return [f"there is no provider {provider.id}"]
-    model = provider.model
-    at = ("models", model.id)
+    wanted_values: list[tuple[tuple[str, ...], Any]] = [
+        (("options", "baseURL"), provider.base_url),
+    ]
+    for model in provider.models:
+        limit = ("models", model.id, "limit")
+        wanted_values += [((*limit, "context"), model.context), ((*limit, "output"), model.output)]
     return [
         _difference(f"provider.{provider.id}.{'.'.join(path)}", _at(entry, *path), wanted)
-        for path, wanted in (
-            (("options", "baseURL"), provider.base_url),
-            ((*at, "limit", "context"), model.context),
-            ((*at, "limit", "output"), model.output),
-        )
+        for path, wanted in wanted_values
     ]
 
 
@@ -440,10 +440,11 @@ def _judge_reach(found: _Findings, provider: OpenCodeProvider, answer: Answer | 
     listed = answer.json()
     data = listed.get("data") if isinstance(listed, dict) else None
     ids = [str(item.get("id")) for item in data or [] if isinstance(item, dict)]
+    wanted = [model.id for model in provider.models]
     found.compare(
         check,
-        provider.model.id in ids,
+        set(wanted) <= set(ids),
         f"offers {', '.join(ids) or 'nothing'}",
-        provider.model.id,
+        ", ".join(wanted),
         f"converge {provider.server.partition('/')[0]}",
     )

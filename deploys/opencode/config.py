@@ -89,7 +89,7 @@ def provider_entry(provider: OpenCodeProvider) -> dict[str, Any]:
         "npm": NPM,
         "name": provider.name,
         "options": options,
-        "models": {provider.model.id: model_entry(provider.model)},
+        "models": {model.id: model_entry(model) for model in provider.models},
     }
 
 

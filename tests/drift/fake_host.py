@@ -50,7 +50,7 @@ PROVIDER = OpenCodeProvider(
     "llama-server (local)",
     "gpu-01/coder",
     "http://127.0.0.1:8888/v1",
-    OpenCodeModel("glm", "GLM", 8192, 2048),
+    (OpenCodeModel("glm", "GLM", 8192, 2048),),
 )
 OPENCODE = OpenCodeSettings(
     "1.18.33",

@@ -192,7 +192,7 @@ def test_a_client_talks_to_the_servers_real_address(hosts: dict[str, HostSetting
     (provider,) = opencode.providers
     assert provider.base_url == "http://10.0.0.1:8888/v1"
     assert provider.name == "llama-server (one)"
-    model = provider.model
+    model = provider.models[0]
     assert (model.id, model.name) == ("tiny", "acme/Tiny-GGUF Q4_0")
     assert (model.context, model.output, model.reasoning) == (40000, 10000, True)
 

@@ -30,7 +30,7 @@ SETTINGS = OpenCodeSettings(
             "llama-server (local)",
             "opencode/coder",
             "http://127.0.0.1:8888/v1",
-            OpenCodeModel("smollm2", "SmolLM2", 8192, 2048),
+            (OpenCodeModel("smollm2", "SmolLM2", 8192, 2048),),
             SecretReference(env="CODER_KEY"),
         ),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,16 +21,21 @@ from inventories.settings import OpenCodeModel, OpenCodeProvider, OpenCodeSettin
 
 PLACE = "/home/dev/.config/opencode/opencode.json"
 MODEL = OpenCodeModel("smollm2", "SmolLM2 Q4_1", context=8192, output=4096)
-CODER = OpenCodeProvider("coder", "demo/coder", "demo/coder", "http://127.0.0.1:8888/v1", MODEL)
+CODER = OpenCodeProvider("coder", "demo/coder", "demo/coder", "http://127.0.0.1:8888/v1", (MODEL,))
 KEYED = OpenCodeProvider(
-    "coder", "demo/coder", "demo/coder", "http://10.0.0.1:8888/v1", MODEL, SecretReference(env="K")
+    "coder",
+    "demo/coder",
+    "demo/coder",
+    "http://10.0.0.1:8888/v1",
+    (MODEL,),
+    SecretReference(env="K"),
 )
 THINKER = OpenCodeProvider(
     "deep",
     "gpu/deep",
     "gpu/deep",
     "http://10.0.0.2:8888/v1",
-    OpenCodeModel("glm", "GLM", context=65536, output=16384, reasoning=True),
+    (OpenCodeModel("glm", "GLM", context=65536, output=16384, reasoning=True),),
 )
 
 
@@ -92,7 +98,7 @@ def test_a_changed_context_changes_the_model_and_nothing_else() -> None:
 
 def test_true_is_not_taken_for_one() -> None:
     model = OpenCodeModel("m", "M", context=1, output=1)
-    one = OpenCodeProvider("p", "P", "h/p", "http://h/v1", model)
+    one = OpenCodeProvider("p", "P", "h/p", "http://h/v1", (model,))
     before = merged("", one).replace('"context": 1', '"context": true')
     assert '"context": 1' in merged(before, one)
 
@@ -238,7 +244,7 @@ def test_every_value_that_is_not_ours_survives_any_document(
     after_text = merged(text, *chosen)
     after = json.loads(after_text)
     assert merged(after_text, *chosen) == after_text
-    assert after["model"] == f"{chosen[0].id}/{chosen[0].model.id}"
+    assert after["model"] == f"{chosen[0].id}/{chosen[0].models[0].id}"
     for provider in chosen:
         entry = after["provider"][provider.id]
         assert entry["models"] == provider_entry(provider)["models"]
@@ -251,3 +257,12 @@ def test_every_value_that_is_not_ours_survives_any_document(
     others = document.get("provider", {})
     for key in set(others) - {provider.id for provider in chosen}:
         assert json.loads(after_text)["provider"][key] == others[key]
+
+
+def test_a_provider_offers_every_model_of_its_server_and_starts_with_the_first() -> None:
+    small = OpenCodeModel("small", "Small", context=8192, output=2048)
+    router = replace(CODER, models=(MODEL, small))
+    document = json.loads(merged("", router))
+    assert list(document["provider"]["coder"]["models"]) == [MODEL.id, "small"]
+    assert document["provider"]["coder"]["models"]["small"]["limit"]["context"] == 8192
+    assert document["model"] == f"coder/{MODEL.id}"

@@ -29,7 +29,7 @@ PROVIDER = OpenCodeProvider(
     "llama-server (local)",
     "gpu/coder",
     "http://127.0.0.1:8888/v1",
-    OpenCodeModel("smollm2", "SmolLM2", 8192, 2048),
+    (OpenCodeModel("smollm2", "SmolLM2", 8192, 2048),),
     SecretReference(env="CODER_KEY"),
 )
 SETTINGS = OpenCodeSettings("1.18.33", {}, ("dev",), (PROVIDER,), "coder")
@@ -137,3 +137,13 @@ def test_what_a_server_says_to_a_client_is_judged(answer: Answer, ok: bool, word
 def test_opencode_that_hangs_is_told_so() -> None:
     user = LiveUser("dev", exit_code=124, models={"coder": ANSWERS})
     assert "more than 60 s" in judge_opencode("gpu", SETTINGS, [user])[0].detail
+
+
+def test_every_model_of_a_server_must_be_offered_and_limited() -> None:
+    small = OpenCodeModel("small", "Small", 4096, 1024)
+    provider = dataclasses.replace(PROVIDER, models=(*PROVIDER.models, small))
+    settings = dataclasses.replace(SETTINGS, providers=(provider,))
+    user = dataclasses.replace(recorded("no_server")[0], models={"coder": ANSWERS})
+    config, reach = judge_opencode("gpu", settings, [user])
+    assert "provider.coder.models.small.limit.context is null, expected 4096" in config.detail
+    assert reach.detail == "offers smollm2, expected smollm2, small"

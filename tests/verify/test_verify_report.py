@@ -179,7 +179,7 @@ def test_a_secret_that_is_missing_fails_its_host_alone(tmp_path: Path) -> None:
 
 def test_a_hosts_time_limit_covers_all_that_it_is_asked() -> None:
     model = OpenCodeModel("m", "M", 1, 1)
-    provider = OpenCodeProvider("p", "P", "h/s", "http://h/v1", model)
+    provider = OpenCodeProvider("p", "P", "h/s", "http://h/v1", (model,))
     settings = HostSettings(
         "h",
         SshSettings("h"),
