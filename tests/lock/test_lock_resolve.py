@@ -204,7 +204,7 @@ def test_a_model_with_a_projector_takes_images(tmp_path: Path, mmproj: str, imag
     fleet = load_fleet(path)
     opencode = resolve_host(fleet, locked(path), "client").opencode
     assert opencode is not None
-    assert opencode.providers[0].model.images is images
+    assert opencode.providers[0].models[0].images is images
 
 
 def test_only_the_hubs_models_carry_the_hubs_token(tmp_path: Path) -> None:
