@@ -3,6 +3,12 @@
 The npm package of a platform is a gzipped tar archive whose ``package/bin/opencode`` is the whole
 program; no Node is needed. Beside it lies ``run``, which the command links to: it sets the
 switches that keep OpenCode from fetching anything by itself, for every way of starting it.
+
+Upstream behaviour relied on, seen with OpenCode 1.18.33: at each start it installs the npm package
+``@opencode-ai/plugin`` into every configuration folder that it may write to, in the background,
+and asks the public registry for it; no switch of its own stops that. It reads npm's settings from
+the environment, so a registry for that one scope that leads nowhere does; packages of other scopes
+(those of the user's own project, in OpenCode's shell) are not touched.
 """
 
 from __future__ import annotations
@@ -23,6 +29,9 @@ SWITCHES = (
     "OPENCODE_DISABLE_LSP_DOWNLOAD",
 )
 
+# A name that the shell can't export; `env` can.
+NO_PLUGIN_PACKAGE = "npm_config_@opencode-ai:registry=file:///dev/null"
+
 
 def run_path(version: str) -> str:
     """What ``/usr/local/bin/opencode`` links to."""
@@ -36,7 +45,8 @@ def run_script(version: str) -> str:
         "#!/bin/sh\n"
         "# Written by llamaherd. OpenCode itself lies beside this file.\n"
         f"export {switches}\n"
-        f'exec {operand(f"{ROOT}/{version}/opencode")} "$@"\n'
+        f"exec env {word(NO_PLUGIN_PACKAGE)} "
+        f'{operand(f"{ROOT}/{version}/opencode")} "$@"\n'
     )
 
 

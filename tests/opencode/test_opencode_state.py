@@ -120,6 +120,7 @@ def test_the_command_passes_its_arguments_on_and_sets_the_switches(tmp_path: Pat
     script = run_script("1.18.33").replace("/opt/opencode/1.18.33/opencode", f"{tmp_path}/opencode")
     (tmp_path / "opencode").write_text(
         '#!/bin/sh\nprintf "%s|" "$@"\nprintenv | grep -c ^OPENCODE_DISABLE_.*=1$\n'
+        "tr '\\0' '\\n' < /proc/$$/environ | grep ^npm_config\n"
     )
     (tmp_path / "opencode").chmod(0o755)
     done = subprocess.run(
@@ -129,7 +130,10 @@ def test_the_command_passes_its_arguments_on_and_sets_the_switches(tmp_path: Pat
         check=True,
         env={"PATH": "/usr/bin:/bin"},
     )
-    assert done.stdout == "run|two words|--|$HOME|3\n"
+    assert (
+        done.stdout
+        == "run|two words|--|$HOME|3\nnpm_config_@opencode-ai:registry=file:///dev/null\n"
+    )
 
 
 @pytest.mark.parametrize(
