@@ -20,12 +20,16 @@ class ModelFile(FactValue):
     + size: bytes; ``partial`` is what has arrived of an unfinished transfer
     + verified: the SHA-256 that these very bytes on disk were verified against; empty when there
       is no record, or size, mtime or inode differ from it
+    + mount, free: the file system that it lies on, or would, and the bytes that are free there;
+      asked only where something may have to be fetched
     """
 
     path: str
     size: int | None
     partial: int
     verified: str
+    mount: str = ""
+    free: int = 0
 
 
 _SCRIPT = r"""
@@ -33,7 +37,13 @@ look() {
   stat=$(stat -c '%s %Y %i' -- "$1" 2>/dev/null) || stat=
   part=$(stat -c %s -- "$1.part" 2>/dev/null) || part=0
   note=$(cat -- "$(dirname -- "$1")/.verified/$(basename -- "$1").json" 2>/dev/null) || note=
-  printf '%s\t%s\t%s\t%s\n' "$1" "$stat" "$part" "$note"
+  space=
+  case $note in
+  *"\"stat\": \"${stat:-none}\""*) ;;
+  *) at=$1; while [ ! -e "$at" ]; do at=$(dirname -- "$at"); done
+    space=$(df -B1 --output=avail,target -- "$at" | tail -n 1) ;;
+  esac
+  printf '%s\t%s\t%s\t%s\t%s\n' "$1" "$stat" "$part" "$space" "$note"
 }
 """
 
@@ -61,12 +71,15 @@ class ModelFiles(FactBase[Mapping[str, ModelFile]]):
 def parse_model_file(line: str) -> ModelFile:
     """One line of the command as a value; FactProcessError when it isn't one."""
     try:
-        path, stat, part, note = line.split("\t")
+        path, stat, part, space, note = line.split("\t")
+        free, _, mount = space.strip().partition(" ")
         return ModelFile(
             path=path,
             size=int(stat.split()[0]) if stat else None,
             partial=int(part),
             verified=_verified(stat, note),
+            mount=mount.strip(),
+            free=int(free or 0),
         )
     except ValueError as error:
         raise FactProcessError(f"cannot read the model file state {line[:80]!r}") from error

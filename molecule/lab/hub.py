@@ -116,6 +116,10 @@ class Hub(ThreadingHTTPServer):
     + bind, port: where it listens; port 0 takes a free one (see ``url``)
     + token: what clients must send, as ``Authorization: Bearer``; None lets everyone in
     + rate: bytes a second that each download gets; None for no limit
+    + stall: bytes after which a download stands still, for good, with its connection open; None
+      for never. What is asked for from there on by ``Range`` comes up to the same number again
+    + elsewhere: address of another hub of the same repositories, to whose storage downloads are
+      redirected; None for its own
     + page: entries on one page of a tree
     + large: bytes from which a file counts as large
     """
@@ -131,6 +135,8 @@ class Hub(ThreadingHTTPServer):
         *,
         token: str | None = None,
         rate: int | None = None,
+        stall: int | None = None,
+        elsewhere: str | None = None,
         page: int = 50,
         large: int = LARGE,
         quiet: bool = True,
@@ -139,6 +145,9 @@ class Hub(ThreadingHTTPServer):
         self.repositories = Repositories(root, large)
         self.token = token
         self.rate = rate
+        self.stall = stall
+        self.elsewhere = elsewhere
+        self.stopped = threading.Event()
         self.page = page
         self.quiet = quiet
         self.requests: list[tuple[str, str, str | None]] = []
@@ -155,6 +164,7 @@ class Hub(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stopped.set()
         self.shutdown()
         self.server_close()
         if self._thread is not None:
@@ -249,7 +259,9 @@ class _Handler(BaseHTTPRequestHandler):
             if redirect and file.large:
                 headers["X-Linked-Size"] = str(file.size)
                 headers["X-Linked-Etag"] = f'"{file.etag}"'
-                headers["Location"] = f"{self._self()}/storage/{repo}/{quote(path)}"
+                headers["Location"] = (
+                    f"{self.server.elsewhere or self._self()}/storage/{repo}/{quote(path)}"
+                )
                 return self._send(HTTPStatus.FOUND, b"", headers)
             return self._content(content, file, headers)
 
@@ -288,10 +300,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _paced(self, content: BinaryIO, length: int) -> Iterator[bytes]:
         """``length`` bytes in pieces, no faster than the hub's rate."""
-        rate, sent, began = self.server.rate, 0, time.monotonic()
+        rate, stall, sent, began = self.server.rate, self.server.stall, 0, time.monotonic()
         size = CHUNK if rate is None else max(1, min(CHUNK, rate // 10))
         while sent < length:
-            chunk = content.read(min(size, length - sent))
+            if stall is not None and sent >= stall:
+                self.server.stopped.wait()
+                return
+            chunk = content.read(min(size, length - sent, stall - sent if stall else length))
             if not chunk:
                 return
             yield chunk
@@ -341,6 +356,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8090, help="0 takes a free one")
     parser.add_argument("--token", help="what clients must send")
     parser.add_argument("--rate", type=int, help="bytes a second for each download")
+    parser.add_argument("--stall", type=int, help="bytes after which each download stands still")
     parser.add_argument("--verbose", action="store_true", help="log requests to stderr")
     options = parser.parse_args(arguments)
     if not options.root.is_dir():
@@ -351,6 +367,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.port,
         token=options.token,
         rate=options.rate,
+        stall=options.stall,
         quiet=not options.verbose,
     )
     with hub:

@@ -113,6 +113,7 @@ class FakeHost:
     files: Mapping[str, ManagedFile | None] = field(default_factory=dict)
     model_stat: str = "4096 100 7"
     model_record: str | None = "4096 100 7"
+    model_space: str = f"{50 * 1024**3} /var/lib"
     opencode_size: int = 9000
     opencode_link: str = run_path("1.18.33")
     users: tuple[str, ...] = ("dev",)
@@ -197,7 +198,7 @@ class FakeHost:
             return []
         record = {"sha256": model.files[0].sha256, "stat": self.model_record}
         note = json.dumps(record) if self.model_record else ""
-        return [f"{model.path}\t{self.model_stat}\t0\t{note}"]
+        return [f"{model.path}\t{self.model_stat}\t0\t{self.model_space}\t{note}"]
 
     def _servers(self) -> list[str]:
         lines = ["@@llamaherd:account", *(["998"] if self.account else []), "@@llamaherd:units"]
