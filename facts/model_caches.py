@@ -39,7 +39,7 @@ class ModelCache:
 
 
 MODEL_CACHES = (
-    ModelCache("llama.cpp", "llama.cpp's cache", ".cache/llama.cpp", 2),
+    ModelCache("llama.cpp", "llama.cpp's cache", ".cache/llama.cpp", 4, "models--*/blobs/$sha256"),
     ModelCache("hub", "the hub's cache", ".cache/huggingface/hub", 6, "models--*/blobs/$sha256"),
     ModelCache("ollama", "Ollama's store", ".ollama/models", 2, "blobs/sha256-$sha256"),
     ModelCache("lm-studio", "LM Studio's models", ".lmstudio/models", 4),

@@ -3,10 +3,17 @@
 Either way the bytes land under a temporary name beside the final one, an interrupted transfer
 goes on where it stopped, and a file gets its final name only after its SHA-256 was right. What
 was verified is recorded beside it (size, mtime, inode), so that later runs only stat.
+
+The hash is made while the bytes arrive, on another core: of what is read back from the file, its
+first byte included after an interruption, never of what came over the line. So a wrong or lost
+write is seen as far as the kernel's cache shows it, which is as far as hashing right afterwards
+would. ``sync`` before the rename brings the disk's own errors to light, and `llamaherd drift
+--deep` reads again later.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,48 +41,95 @@ CHUNK = 1024 * 1024
 STALL_RATE = 1024
 STALL_SECONDS = 60
 
+# So many attempts in a row may bring less than this many bytes.
+ATTEMPTS = 8
+PROGRESS = 1024 * 1024
+
 _FETCH = r"""
 partial() { stat -c %s -- "$1" 2>/dev/null || echo 0; }
 
-# transfer URL PART SIZE: bring PART to SIZE bytes, going on where it stopped.
+# sum: the SHA-256 of standard input. OpenSSL is several times as fast, where it is and works.
+sum() { sha256sum | cut -d ' ' -f 1; }
+if [ "$(openssl dgst -sha256 -r </dev/null 2>/dev/null)" = "@EMPTY@ *stdin" ]; then
+  sum() { openssl dgst -sha256 -r | cut -d ' ' -f 1; }
+fi
+
+# follow PART: hash PART from its first byte on while it grows, in the background. What is hashed is
+# read back from the file; `hashed PART` ends it, and $found is the SHA-256 of all that is there.
+follow() {
+  rm -f -- ./sum ./sum.end
+  : >> "$1"; exec 3< "$1"
+  following=$(stat -c %i -- "$1")
+  # cat goes on where the one before stopped: they share the place in the open file.
+  while :; do
+    last=no; [ ! -e ./sum.end ] || last=yes
+    cat <&3
+    [ $last = no ] && kill -0 $$ 2>/dev/null || break
+    sleep 0.1
+  done | sum > ./sum &
+  follower=$!
+  exec 3<&-
+}
+hashed() {
+  : > ./sum.end; wait $follower || :
+  # Nothing but what was followed counts, and only when it is there still.
+  found=none
+  [ "$(stat -c %i -- "$1" 2>/dev/null)" != "$following" ] || found=$(cat ./sum)
+  rm -f -- ./sum ./sum.end
+}
+
+# transfer URL PART SIZE: bring PART, which is followed, to SIZE bytes, going on where it stopped.
 transfer() {
-  attempt=0
+  stuck=0
   while [ "$(partial "$2")" -lt "$3" ]; do
-    attempt=$((attempt + 1))
-    if [ $attempt -gt 8 ]; then echo "gave up on $1 after 8 attempts" >&2; return 1; fi
-    [ $attempt = 1 ] || sleep $((attempt < 6 ? attempt * 2 : 15))
+    stuck=$((stuck + 1))
+    if [ $stuck -gt @ATTEMPTS@ ]; then
+      echo "gave up on $1 after @ATTEMPTS@ attempts that brought nothing" >&2; return 1
+    fi
+    [ $stuck = 1 ] || sleep $((stuck < 6 ? stuck * 2 : 15))
     before=$(partial "$2") status=0
     curl --fail --location --silent --show-error --max-redirs 10 --connect-timeout 30 \
       --speed-limit @RATE@ --speed-time @STALL@ --continue-at - CURL_CONFIG \
       --output "$2" -- "$1" || status=$?
+    now=$(partial "$2")
+    # 23: the disk is full, or gone.
+    if [ $status = 23 ]; then echo "can't write $2" >&2; return 1; fi
     # 33: the server knows no ranges. 22: it refused; with a partial file that may be the range.
-    if [ $status = 33 ] || { [ $status = 22 ] && [ "$before" -gt 0 ]; }; then rm -f -- "$2"
-    elif [ $status = 22 ] && [ $attempt -ge 3 ]; then return 1
-    elif [ $status != 0 ]; then echo "curl exited $status, going on at $(partial "$2")" >&2; fi
-    if [ $status = 0 ] && [ "$(partial "$2")" -lt "$3" ]; then
-      echo "$1 holds $(partial "$2") bytes, the lock file says $3" >&2; rm -f -- "$2"; return 1
+    if [ $status = 33 ] || { [ $status = 22 ] && [ "$before" -gt 0 ]; }; then restart "$2"
+    elif [ $status = 22 ] && [ $stuck -ge 3 ]; then return 1
+    elif [ $status != 0 ]; then
+      echo "curl exited $status, going on at $now" >&2
+      # A line that breaks again and again still brings a big file, piece by piece.
+      [ $((now - before)) -lt @PROGRESS@ ] || stuck=0
+    elif [ "$now" -lt "$3" ]; then
+      echo "$1 holds $now bytes, the lock file says $3" >&2; restart "$2"; return 1
     fi
   done
 }
+restart() { hashed "$1"; rm -f -- "$1"; follow "$1"; }
 
-# accept PART FINAL SIZE SHA256: verify, rename, record.
+# accept PART FINAL SIZE SHA256: rename PART, which was followed, if it is what it should be.
 accept() {
   if [ "$(partial "$1")" != "$3" ]; then
-    echo "$2: $(partial "$1") bytes, the lock file says $3" >&2; rm -f -- "$1"; return 1
+    echo "$2: $(partial "$1") bytes, the lock file says $3" >&2
+    hashed "$1"; rm -f -- "$1"; return 1
   fi
   echo "verifying $2"
-  sum=$(sha256sum < "$1"); sum=${sum%% *}
-  if [ "$sum" != "$4" ]; then
-    echo "$2: its SHA-256 is $sum, the lock file says $4" >&2; rm -f -- "$1"; return 1
+  hashed "$1"
+  if [ "$found" != "$4" ]; then
+    echo "$2: its SHA-256 is $found, the lock file says $4" >&2; rm -f -- "$1"; return 1
   fi
-  chmod 644 -- "$1"; sync -- "$1"; mv -fT -- "$1" "$2"; record "$2" "$4"
+  # A file that has another name too isn't ours to change.
+  [ "$(stat -c %h -- "$1")" -gt 1 ] || chmod 644 -- "$1" || return 1
+  sync -- "$1" && mv -fT -- "$1" "$2" && record "$2" "$4"
 }
 
 # record FINAL SHA256: note what was verified, and which bytes on disk that were.
 record() {
-  notes=$(dirname -- "$1")/@RECORDS@; mkdir -p -- "$notes"; note=$notes/$(basename -- "$1").json
-  printf '{"sha256": "%s", "stat": "%s"}\n' "$2" "$(stat -c '%s %Y %i' -- "$1")" > "$note.new"
-  mv -fT -- "$note.new" "$note"
+  notes=$(dirname -- "$1")/@RECORDS@; note=$notes/$(basename -- "$1").json
+  mkdir -p -- "$notes" &&
+    printf '{"sha256": "%s", "stat": "%s"}\n' "$2" "$(stat -c '%s %Y %i' -- "$1")" > "$note.new" &&
+    mv -fT -- "$note.new" "$note"
 }
 
 # keep FINAL SIZE SHA256: a file that is there under its final name is hashed where it lies; a
@@ -83,50 +137,84 @@ record() {
 keep() {
   [ -f "$1" ] || return 1
   echo "verifying $1"
-  sum=$(sha256sum < "$1")
-  if [ "$(partial "$1")" = "$2" ] && [ "${sum%% *}" = "$3" ]; then record "$1" "$3"; return; fi
+  found=$(sum < "$1")
+  if [ "$(partial "$1")" = "$2" ] && [ "$found" = "$3" ]; then record "$1" "$3"; return; fi
   echo "$1 is not what the lock file says, fetching it again" >&2
   mv -fT -- "$1" "$1.part"; return 1
 }
 
+# own PART SIZE: remove a part that can't be gone on with: too big, or another file's name as well.
+own() {
+  [ "$(partial "$1")" -le "$2" ] && [ "$(stat -c %h -- "$1" 2>/dev/null)" = 1 ] || rm -f -- "$1"
+}
+
+# elsewhere FINAL SIZE SHA256: take the file over from somewhere on this host; 1 when it isn't here.
+elsewhere() { return 1; }
+@ELSEWHERE@
 fetch() {
   mkdir -p -- "$(dirname -- "$2")"
-  if keep "$2" "$3" "$4"; then return; fi
-  [ "$(partial "$2.part")" -le "$3" ] || rm -f -- "$2.part"
+  if keep "$2" "$3" "$4" || elsewhere "$2" "$3" "$4"; then return; fi
+  own "$2.part" "$3"
   had=$(partial "$2.part")
-  transfer "$1" "$2.part" "$3" || return 1
-  if accept "$2.part" "$2" "$3" "$4"; then return; fi
+  outcome=0; bring "$@" || outcome=$?
   # What lay there from before may have been wrong: once more, from the first byte.
-  [ "$had" -gt 0 ] && transfer "$1" "$2.part" "$3" && accept "$2.part" "$2" "$3" "$4"
+  if [ $outcome = 1 ] && [ "$had" -gt 0 ]; then bring "$@"; else return $outcome; fi
+}
+# bring URL FINAL SIZE SHA256: 1 for wrong bytes; 2 for a transfer that broke off, whose part is
+# left for the next run.
+bring() {
+  follow "$2.part"
+  echo "fetching $2"
+  if transfer "$1" "$2.part" "$3"; then
+    accept "$2.part" "$2" "$3" "$4" || return 1
+    return 0
+  fi
+  hashed "$2.part"
+  [ "$(partial "$2.part")" -gt 0 ] || rm -f -- "$2.part"
+  return 2
 }
 
 adopt() {
   mkdir -p -- "$(dirname -- "$2")"
   if keep "$2" "$3" "$4"; then rm -f -- "$1"; return; fi
   mv -fT -- "$1" "$2.part"; chown root:root -- "$2.part"
-  accept "$2.part" "$2" "$3" "$4"
+  follow "$2.part"; accept "$2.part" "$2" "$3" "$4"
 }
 """
 
 
-def fetch_functions(authorised: bool = False) -> str:
+def fetch_functions(authorised: bool = False, elsewhere: str = "") -> str:
     """Shell functions ``fetch URL FINAL SIZE SHA256`` and ``adopt UPLOAD FINAL SIZE SHA256``.
 
+    They keep notes in the folder they run in, which must be the job's own, and ``fetch`` leaves
+    these functions to others: ``sum`` (the SHA-256 of standard input), ``partial FILE`` (its size),
+    ``follow``, ``hashed`` and ``accept``.
+
     + authorised: curl reads the job's secret ``curl`` (its ``header = ...`` lines) as well
+    + elsewhere: shell that defines ``elsewhere FINAL SIZE SHA256``, which ``fetch`` tries first
     """
     config = "--config ./secret.curl" if authorised else ""
     return (
         _FETCH.replace("@RATE@", str(STALL_RATE))
         .replace("@STALL@", str(STALL_SECONDS))
+        .replace("@ATTEMPTS@", str(ATTEMPTS))
+        .replace("@PROGRESS@", str(PROGRESS))
         .replace("@RECORDS@", RECORDS)
+        .replace("@EMPTY@", hashlib.sha256().hexdigest())
+        .replace("@ELSEWHERE@", elsewhere)
         .replace("CURL_CONFIG", config)
     )
 
 
-def fetch_lines(artifacts: Iterable[Artifact], directory: str, authorised: bool = False) -> str:
-    """The script that brings artifacts into ``directory``: functions, then a call for each."""
+def fetch_lines(
+    artifacts: Iterable[Artifact], directory: str, authorised: bool = False, elsewhere: str = ""
+) -> str:
+    """The script that brings artifacts into ``directory``: functions, then a call for each.
+
+    + authorised, elsewhere: as of :func:`fetch_functions`
+    """
     calls = [_call(artifact, f"{directory}/{artifact.name}") for artifact in artifacts]
-    return fetch_functions(authorised) + "\n".join(calls) + "\n"
+    return fetch_functions(authorised, elsewhere) + "\n".join(calls) + "\n"
 
 
 def _call(artifact: Artifact, final: str) -> str:
@@ -142,13 +230,14 @@ def upload_path(artifact: Artifact) -> str:
 
 
 def fetch_probe(artifacts: Sequence[Artifact], directory: str) -> str:
-    """A job's probe: bytes that have arrived, and what the log says last."""
+    """A job's probe: bytes that have arrived, and what the log says of whole files."""
     names = [operand(f"{directory}/{artifact.name}") for artifact in artifacts]
     tests = "\n".join(
         f"stat -c %s -- {name} 2>/dev/null || stat -c %s -- {name}.part 2>/dev/null"
         for name in names
     )
-    return f"{tests}\necho log; tail -n 1 log 2>/dev/null"
+    log = "cat log 2>/dev/null | grep -E '^(fetching|verifying|found in|took) ' | tail -n 50"
+    return f"{tests}\necho log; {log}"
 
 
 def fetch_progress(artifacts: Sequence[Artifact], lines: list[str]) -> Amount | None:
@@ -157,9 +246,15 @@ def fetch_progress(artifacts: Sequence[Artifact], lines: list[str]) -> Amount | 
         return None
     at = lines.index("log")
     done = sum(int(line) for line in lines[:at] if line.isdigit())
-    last = lines[at + 1] if len(lines) > at + 1 else ""
-    note = "verifying" if last.startswith("verifying ") else ""
+    last = lines[-1] if len(lines) > at + 1 else ""
+    note = last.partition(":")[0] if last.startswith("found in ") else ""
+    note = "verifying" if last.startswith("verifying ") else note
     return Amount(done, sum(artifact.size for artifact in artifacts), "bytes", note)
+
+
+def fetch_report(lines: list[str]) -> list[str]:
+    """The lines of :func:`fetch_probe` that a person should read when all is done."""
+    return [line for line in lines if line.startswith("took ")]
 
 
 @dataclass(frozen=True)
@@ -167,7 +262,9 @@ class Fetch:
     """A job that brings artifacts into a directory of the host.
 
     + name, title: as of a :class:`Job`
-    + header: an HTTP header with a secret (``Authorization: Bearer ...``) for a gated hub
+    + header: an HTTP header with a secret (``Authorization: Bearer ...``) for a gated hub; curl
+      sends it to the address's own host only, redirects included (since 7.58, and 7.83 for ports)
+    + elsewhere: as of :func:`fetch_functions`
     """
 
     name: str
@@ -175,6 +272,7 @@ class Fetch:
     artifacts: tuple[Artifact, ...]
     directory: str
     header: str | None = None
+    elsewhere: str = ""
     remedy: str = ""
 
     def job(self) -> Job:
@@ -185,9 +283,10 @@ class Fetch:
         return Job(
             name=self.name,
             title=self.title,
-            script=fetch_lines(self.artifacts, self.directory, bool(secrets)),
+            script=fetch_lines(self.artifacts, self.directory, bool(secrets), self.elsewhere),
             probe=fetch_probe(self.artifacts, self.directory),
             progress=lambda lines: fetch_progress(self.artifacts, lines),
+            report=fetch_report,
             secrets=secrets,
             remedy=self.remedy,
         )

@@ -47,6 +47,7 @@ class Job:
     + probe: shell that prints what ``progress`` reads; runs every second or so, also before the
       job's first output
     + progress: the lines of the probe as an Amount; None when they don't say
+    + report: those of the probe's lines that a person is told when the job ended well
     + secrets: file name to content; files of mode 600 in the folder while the job runs
     + network: False cuts the job off from every network
     + binds: folders of the host under other names inside the job, by the name inside
@@ -58,6 +59,7 @@ class Job:
     script: str
     probe: str = ""
     progress: Callable[[list[str]], Amount | None] | None = None
+    report: Callable[[list[str]], list[str]] | None = None
     secrets: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     network: bool = True
@@ -193,6 +195,8 @@ def _show(host: Host, job: Job, look: Look, track: Track, elapsed: float) -> Non
 
 def _ended(state: State, host: Host, job: Job, look: Look) -> bool:
     if look.status == 0:
+        for line in job.report(look.probe) if job.report else ():
+            logger.info(f"{host.print_prefix}{line}")
         return True
     command = StringCommand("tail", "-n", str(LOG_LINES), operand(f"{job.folder}/log"))
     for line in remote(state, host, command).stdout_lines:

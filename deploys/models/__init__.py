@@ -16,11 +16,11 @@ from deploys.common.operations import (
     host_operation,
     host_settings,
     read,
-    system,
 )
 from deploys.common.progress import human_bytes
 from deploys.common.secrets import secret
 from deploys.common.shell import digest
+from deploys.models.adoption import adoption_functions
 from facts.models import ModelFile, ModelFiles
 from inventories.settings import Artifact, ModelSettings
 
@@ -84,18 +84,27 @@ def describe(file: Artifact, state: ModelFile) -> str:
 
 
 def require_space(models: Sequence[ModelSettings], states: Mapping[str, ModelFile]) -> None:
-    """HostError when what is still to come doesn't fit on the disk."""
-    to_come = 0
+    """HostError when what is still to come doesn't fit on the file systems that it goes to.
+
+    What has arrived of a file counts as there. A file that will be linked or shares its blocks with
+    another program's costs nothing; nobody knows beforehand, so it counts too.
+    """
+    to_come: dict[str, int] = {}
+    free: dict[str, int] = {}
     for model in models:
         for file in missing_files(model, states):
             state = states[posixpath.join(model.directory, file.name)]
-            to_come += max(0, file.size - max(state.partial, state.size or 0))
-    free = system().disk_free.get("/var/lib", 0)
-    if to_come and to_come + MARGIN > free:
-        raise HostError(
-            f"models need {human_bytes(to_come)} more and {human_bytes(MARGIN)} to spare, "
-            f"/var/lib has {human_bytes(free)}: make room, or choose a smaller quant"
-        )
+            rest = max(0, file.size - max(state.partial, state.size or 0))
+            to_come[state.mount] = to_come.get(state.mount, 0) + rest
+            free[state.mount] = state.free
+    short = [
+        f"models need {human_bytes(rest)} more and {human_bytes(MARGIN)} to spare, "
+        f"{mount} has {human_bytes(free[mount])}"
+        for mount, rest in to_come.items()
+        if rest and rest + MARGIN > free[mount]
+    ]
+    if short:
+        raise HostError(f"{'; '.join(short)}: make room, or choose a smaller quant")
 
 
 def fetch(model: ModelSettings, files: tuple[Artifact, ...]) -> Fetch:
@@ -107,5 +116,6 @@ def fetch(model: ModelSettings, files: tuple[Artifact, ...]) -> Fetch:
         artifacts=files,
         directory=model.directory,
         header=None if token is None else f"Authorization: Bearer {token}",
+        elsewhere=adoption_functions(),
         remedy="check that the host reaches the model's source; the next run goes on from here",
     )
