@@ -14,10 +14,10 @@ export PYTHONUNBUFFERED := 1
 export MOLECULE_COMMAND_BORDERS := false
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: help venv lint check unit-fleet unit-hosts test molecule demo demo-clean lab-tools downloads bench bench-fit reference clean clean-cache
+.PHONY: help venv lint check unit-fleet unit-hosts test molecule molecule-cuda demo demo-clean lab-tools downloads bench bench-fit reference clean clean-cache
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## The project and its tools in .venv
 
@@ -53,6 +53,9 @@ test: lab-tools downloads lint ## Everything, on real systemd hosts (root; under
 
 molecule: lab-tools downloads ## Only Molecule's default scenario
 	$(BIN)/molecule test
+
+molecule-cuda: lab-tools downloads ## llama.cpp's CUDA backend compiled whole, without a GPU (slow)
+	$(BIN)/molecule test -s cuda
 
 demo: lab-tools downloads ## The main job on a throw-away host; KEEP=1 leaves it up
 	@exec $(BIN)/python molecule/lab/demo.py $(if $(KEEP),--keep)
@@ -92,7 +95,7 @@ clean: ## Lab hosts, virtual environment and whatever tools left here; the cache
 	@if [ -x $(BIN)/python ] && [ -d .lab ]; then for state in .lab/*/lab.json; do \
 	    [ ! -e "$$state" ] || $(LAB) destroy "$$(basename "$$(dirname "$$state")")"; done; fi
 	rm -rf .lab $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f inventories/demo.lock.yaml molecule/default/fleet.lock.yaml pyinfra-debug.log
+	rm -f inventories/demo.lock.yaml molecule/*/fleet.lock.yaml pyinfra-debug.log
 
 clean-cache: ## Base roots, packages, downloads and compiler output kept for the next lab
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/llamaherd/lab"

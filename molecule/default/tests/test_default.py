@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import testinfra
+import yaml
 from testinfra.host import Host
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
@@ -38,7 +39,7 @@ def desk() -> Host:
 
 @pytest.fixture(scope="module")
 def key() -> str:
-    return (EPHEMERAL / "api_key").read_text()
+    return str(yaml.safe_load((EPHEMERAL / "environment.yml").read_text())["LAB_API_KEY"])
 
 
 def curl(host: Host, key: str | None, path: str, *more: str) -> tuple[int, str]:
