@@ -332,11 +332,13 @@ def _provider(
 ) -> OpenCodeProvider:
     target = fleet.hosts[host]
     server = _server(fleet, target, name)
+    written = client.values["opencode"].get("providers", {}).get(provider, {})
     local = host == client.name
     address = _local_address(server) if local else server.address
     return OpenCodeProvider(
         id=provider,
-        name="llama-server (local)" if local else f"llama-server ({host})",
+        name=written.get("name")
+        or ("llama-server (local)" if local else f"llama-server ({host})"),
         server=f"{host}/{name}",
         base_url=f"http://{address}/v1",
         models=(_opencode_model(fleet, server),),
