@@ -337,8 +337,7 @@ def _provider(
     address = _local_address(server) if local else server.address
     return OpenCodeProvider(
         id=provider,
-        name=written.get("name")
-        or ("llama-server (local)" if local else f"llama-server ({host})"),
+        name=written.get("name") or ("llama-server (local)" if local else f"llama-server ({host})"),
         server=f"{host}/{name}",
         base_url=f"http://{address}/v1",
         models=(_opencode_model(fleet, server),),

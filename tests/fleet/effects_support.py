@@ -1,0 +1,333 @@
+"""What a fleet file comes to: everything that a converge would put on a host, as texts by place.
+
+A fleet file goes the whole way that it goes in a converge: read, validated, merged, joined with a
+lock, resolved, rendered. Only the lock's pins are invented: each answers what the fleet asks, and
+the facts of the host, which are those of one with a GPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fleet_support import problems_of
+
+from deploys.common.downloads import fetch_lines
+from deploys.cuda import repository, wheels
+from deploys.drift_timer.units import unit_files
+from deploys.llama_cpp.build import Machine, build_script, job_count, plan_build, source_script
+from deploys.llama_server.unit import Instance, server_files
+from deploys.opencode.config import SYSTEM_CONFIG, USER_CONFIG, system_config, user_config
+from deploys.opencode.install import install_job
+from deploys.packages import wanted
+from facts.cuda import CudaState
+from inventories.fleet import fleet_of
+from inventories.groups import connection_data
+from inventories.lock import (
+    CudaPin,
+    Lock,
+    ModelPin,
+    OpenCodePin,
+    Request,
+    SourcePin,
+    requests_of,
+)
+from inventories.resolve import resolve_host
+from inventories.secrets import resolve_secret
+from inventories.settings import (
+    AptPackage,
+    Artifact,
+    CudaRepository,
+    CudaSettings,
+    HostSettings,
+    OpenCodeSettings,
+)
+from schemas.document import parse_document
+
+# The places that a setting can show in.
+PROBLEMS = "what validation says"
+CONNECTION = "how the host is reached"
+LOCK = "what is asked to be pinned"
+PACKAGES = "the distribution's packages"
+CUDA = "the toolkit's job"
+BUILD = "the build's scripts"
+MODELS = "the models' transfers"
+SERVER = "the servers' files"
+OPENCODE = "OpenCode's files"
+INSTALL = "OpenCode's installation"
+TIMER = "the scheduled check's units"
+
+HOST = "gpu"
+BASE = """
+version: 1
+models:
+  glm: {hub: {repo: org/glm-GGUF, quant: Q4_K_M}}
+  other: {hub: {repo: org/other-GGUF, quant: Q4_K_M}}
+groups:
+  team:
+  more: {servers: {coder: {threads: 77}}}
+hosts:
+  gpu:
+    cuda: {provider: nvidia-repo, version: "13.0"}
+    llama_cpp: {ref: b8146}
+    servers:
+      coder: {model: glm, port: 8888}
+    opencode: {users: [dev], default: coder}
+"""
+# Where a path of the reference lies in BASE, by its first steps; a host's section otherwise.
+HOMES: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    ("version",): ("version",),
+    ("hub",): ("hub",),
+    ("drift",): ("drift",),
+    ("models", "NAME"): ("models", "glm"),
+    ("groups", "NAME"): ("groups", "team"),
+    ("hosts", "NAME"): ("hosts", HOST),
+    ("servers", "NAME"): ("hosts", HOST, "servers", "coder"),
+    ("opencode", "providers", "NAME"): ("hosts", HOST, "opencode", "providers", "office"),
+    ("SECRET",): ("hosts", HOST, "servers", "coder", "api_key"),
+    ("SAMPLING",): ("hosts", HOST, "servers", "coder", "sampling"),
+}
+
+
+class EveryOption(frozenset[str]):
+    """The options of a llama-server that knows them all."""
+
+    def __contains__(self, option: object) -> bool:
+        return True
+
+    def __bool__(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one key does.
+
+    + value: what is written there; the fleet must not have shown ``text`` before
+    + place: where its effect shows, one of the places above
+    + text: what is found there then, and wasn't before
+    + given: settings of the host (YAML) that the key needs beside it, there before it is written
+    + top: the same, of the whole file
+    + host: the host whose files are looked at
+    """
+
+    value: Any
+    place: str
+    text: str
+    given: str = ""
+    top: str = ""
+    host: str = HOST
+
+
+def where(path: tuple[str, ...]) -> tuple[str, ...]:
+    """The path in a fleet file of a path of the reference."""
+    for length in range(len(path), 0, -1):
+        if path[:length] in HOMES:
+            return (*HOMES[path[:length]], *path[length:])
+    return ("hosts", HOST, *path)
+
+
+def written(effect: Effect, path: tuple[str, ...], change: bool) -> str:
+    """The fleet file before or after the change, as text."""
+    fleet = merged(yaml.safe_load(BASE), yaml.safe_load(effect.top or "{}"))
+    fleet = merged(fleet, {"hosts": {HOST: yaml.safe_load(effect.given or "{}")}})
+    if change:
+        value: Any = effect.value
+        for step in reversed(where(path)):
+            value = [value] if step == "[]" else {step: value}
+        fleet = merged(fleet, value)
+    return json.dumps(fleet)
+
+
+def merged(below: Any, above: Any) -> Any:
+    """``above`` over ``below``; null removes, a list's one entry goes over the list's first."""
+    if isinstance(above, dict):
+        result = dict(below) if isinstance(below, dict) else {}
+        for key, value in above.items():
+            result[key] = merged(result.get(key), value)
+        return {key: value for key, value in result.items() if value is not None or key == "team"}
+    lists = isinstance(above, list) and isinstance(below, list) and above and below
+    if lists and isinstance(above[0], dict) and isinstance(below[0], dict):
+        return [merged(below[0], above[0]), *below[1:]]
+    return copy.deepcopy(above)
+
+
+def shown(text: str, folder: Path, host: str = HOST) -> dict[str, str]:
+    """Everything that a host of a fleet file comes to, by place; an invalid file only has problems.
+
+    + folder: of the fleet file; secrets of files and commands are looked up there
+    """
+    problems = "\n".join(problems_of(text))
+    if problems:
+        return {PROBLEMS: problems}
+    fleet = fleet_of(parse_document(text.encode(), "fleet.yaml"), folder / "fleet.yaml")
+    requests = requests_of(fleet)
+    settings = resolve_host(fleet, lock_for(requests), host)
+    asked = [f"{each.kind}: {json.dumps(each.body)}" for each in requests]
+    return {
+        PROBLEMS: problems,
+        LOCK: "\n".join(asked),
+        **host_texts(settings, folder),
+    }
+
+
+def host_texts(settings: HostSettings, folder: Path) -> dict[str, str]:
+    """What one host's settings come to."""
+    connection = connection_data(settings, folder)
+    del connection["ssh_paramiko_connect_kwargs"]
+    return {
+        CONNECTION: json.dumps(connection, default=str),
+        PACKAGES: " ".join(wanted(settings)),
+        CUDA: cuda_text(settings.cuda),
+        BUILD: "\n".join(build_texts(settings)),
+        MODELS: "\n".join(model_texts(settings, folder)),
+        SERVER: "\n".join(server_texts(settings, folder)),
+        OPENCODE: "\n".join(opencode_texts(settings)),
+        INSTALL: "" if settings.opencode is None else install_text(settings.opencode),
+        TIMER: "\n".join(
+            file.content
+            for timer in ([settings.drift_timer] if settings.drift_timer else [])
+            for file in unit_files(timer, "0" * 12)
+        ),
+    }
+
+
+def cuda_text(settings: CudaSettings | None) -> str:
+    """The toolkit's root, and the job that brings it."""
+    if settings is None or settings.provider in ("existing", "none"):
+        return "" if settings is None else f"root {settings.root}"
+    if settings.provider == "wheels":
+        return wheels.job(settings).script
+    return repository.script(settings, settings.repositories[0], CudaState())
+
+
+def build_texts(settings: HostSettings) -> Iterator[str]:
+    """Where the source comes from and how it is compiled."""
+    if settings.llama_cpp is None:
+        return
+    cuda = settings.cuda or CudaSettings()
+    build = plan_build(settings.llama_cpp, cuda, Machine("debian12", "x86_64", "a CPU", ("89",)))
+    yield source_script(settings.llama_cpp, build)
+    source = settings.llama_cpp.source
+    if hasattr(source, "artifact"):
+        yield fetch_lines((source.artifact,), build.work)
+    jobs = job_count(settings.llama_cpp, 64, 10**13, cuda.root is not None)
+    yield build_script(build, jobs)
+
+
+def model_texts(settings: HostSettings, folder: Path) -> Iterator[str]:
+    """How each model is fetched."""
+    for model in settings.models:
+        token = "" if model.token is None else resolve_secret(model.token, folder)
+        yield f"token {token}"
+        yield fetch_lines(model.files, model.directory)
+
+
+def server_texts(settings: HostSettings, folder: Path) -> Iterator[str]:
+    """Each server's files, with their paths and modes."""
+    for server in settings.servers:
+        assert settings.llama_cpp is not None
+        assert settings.cuda is not None
+        key = None if server.api_key is None else resolve_secret(server.api_key, folder)
+        instance = Instance(
+            server,
+            settings.model(server.model),
+            "/opt/llama.cpp/b1/bin/llama-server",
+            EveryOption(),
+            settings.cuda.root is not None,
+            key,
+        )
+        for file in server_files(instance):
+            yield f"# {file.path} {file.mode}\n{file.content}"
+
+
+def install_text(settings: OpenCodeSettings) -> str:
+    """The job that brings OpenCode's binary."""
+    return install_job(settings.version, settings.artifacts["x86_64"]).script
+
+
+def opencode_texts(settings: HostSettings) -> Iterator[str]:
+    """The system's file and each user's."""
+    opencode = settings.opencode
+    if opencode is None:
+        return
+    yield f"# {SYSTEM_CONFIG}\n{system_config(opencode)}"
+    for user in opencode.users:
+        yield f"# ~{user}/{USER_CONFIG}\n{user_config('', opencode, user)}"
+
+
+# Pins -------------------------------------------------------------------------------------------
+
+
+def artifact(body: Any, name: str, **place: Any) -> Artifact:
+    """A file that only this request gets."""
+    digest = hashlib.sha256(json.dumps([body, name]).encode()).hexdigest()
+    return Artifact(name, 4096, place.pop("sha256", None) or digest, **place)
+
+
+def lock_for(requests: tuple[Request, ...]) -> Lock:
+    """A lock that answers every request."""
+    pins: dict[str, dict[str, Any]] = {"models": {}, "llama_cpp": {}, "opencode": {}, "cuda": {}}
+    for each in requests:
+        pins[each.kind][each.name] = _PINS[each.kind](each.body)
+    return Lock(**pins)
+
+
+def _file(body: Any, asked: Mapping[str, Any]) -> Artifact:
+    """What a request for a url or a path with its checksum gets."""
+    place = {key: asked[key] for key in ("url", "path", "sha256") if key in asked}
+    name = str(asked.get("url") or asked["path"]).rpartition("/")[2]
+    return artifact(body, name, **place)
+
+
+def _model(body: Mapping[str, Any]) -> ModelPin:
+    if "hub" not in body:
+        return ModelPin(body, (_file(body, body),))
+    hub = body["hub"]
+    endpoint = hub.get("endpoint", "https://hub.example.org")
+    names = [hub.get("file") or f"model-{hub.get('quant')}.gguf"]
+    names += ["mmproj-F16.gguf"] if body.get("mmproj") else []
+    files = tuple(artifact(body, name, url=f"{endpoint}/{hub['repo']}/{name}") for name in names)
+    commit = hashlib.sha1(json.dumps(body).encode()).hexdigest()
+    return ModelPin(body, files, commit, names[1] if len(names) > 1 else None)
+
+
+def _source(body: Mapping[str, Any]) -> SourcePin:
+    if "archive" in body:
+        return SourcePin(body, archive=_file(body, body["archive"]))
+    return SourcePin(body, hashlib.sha1(json.dumps(body).encode()).hexdigest(), 8146)
+
+
+def _opencode(body: Mapping[str, Any]) -> OpenCodePin:
+    registry = body.get("registry", "https://registry.example.org")
+    tarball = artifact(body, "opencode.tgz", url=f"{registry}/opencode-{body['version']}.tgz")
+    return OpenCodePin(body, body["version"], {"x86_64": tarball})
+
+
+def _cuda(body: Mapping[str, Any]) -> CudaPin:
+    version = body["version"]
+    if body["provider"] == "wheels":
+        wheel = artifact(body, "nvcc-x86_64.whl", url="https://example.org/nvcc-x86_64.whl")
+        return CudaPin(body, version, wheels=(wheel,))
+    return CudaPin(
+        body,
+        version,
+        repositories=tuple(
+            CudaRepository(
+                name,
+                f"{body['url']}/{name}/x86_64/",
+                artifact(body, "key.asc", url=f"{body['url']}/{name}/{body.get('key', 'k.pub')}"),
+                (AptPackage(f"cuda-nvcc-{version.replace('.', '-')}", f"{version}.1", "f" * 64),),
+            )
+            for name in body["distributions"]
+        ),
+    )
+
+
+_PINS = {"models": _model, "llama_cpp": _source, "opencode": _opencode, "cuda": _cuda}

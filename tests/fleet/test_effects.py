@@ -1,0 +1,232 @@
+"""Each key of the fleet file shows its effect: on a unit, a command, a file, or what is asked.
+
+One line a key: a value, the place where it shows, and words that are there with the key and not
+without it. A key of the schema that has no line fails, and so does a line without a key. To add
+one, see :class:`effects_support.Effect`; a path is that of docs/reference.md.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from effects_support import (
+    BUILD,
+    CONNECTION,
+    CUDA,
+    INSTALL,
+    LOCK,
+    MODELS,
+    OPENCODE,
+    PACKAGES,
+    PROBLEMS,
+    SERVER,
+    TIMER,
+    Effect,
+    shown,
+    written,
+)
+from fleet_support import ROOT
+
+from schemas import reference
+from schemas.validate import load_schema, resolve
+
+FLEET = load_schema("fleet.schema.json")
+SHA = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+
+# Settings that others need beside them.
+ARCHIVE = (
+    "llama_cpp: {ref: null, commit: 0c1e570, build_number: 7, "
+    "archive: {url: 'https://example.org/a.tgz', sha256: '" + SHA + "'}}"
+)
+URL = "models: {glm: {hub: null, url: 'https://example.org/m.gguf', sha256: '" + SHA + "'}}"
+CONTROLLER = "controller: true"
+OFFICE = "opencode: {default: office, providers: {office: {server: coder}}}"
+
+EFFECTS = {
+    "version": Effect(2, PROBLEMS, "version: must be 1, is 2"),
+    "hub.endpoint": Effect("https://mirror.example.com", LOCK, "https://mirror.example.com"),
+    "hub.token": Effect({"env": "SECRET_OF_TEST"}, MODELS, "token hunter2"),
+    # Models
+    "models.NAME.catalogue": Effect(
+        "glm-4.7-flash",
+        LOCK,
+        "unsloth/GLM-4.7-Flash-GGUF",
+        top="models: {glm: {hub: null}}",
+    ),
+    "models.NAME.url": Effect("https://example.org/n.gguf", MODELS, "example.org/n.gguf", top=URL),
+    "models.NAME.path": Effect(
+        "n.gguf", MODELS, "/models/path/glm/", top="models: {glm: {hub: null, sha256: " + SHA + "}}"
+    ),
+    "models.NAME.sha256": Effect("a" * 64, MODELS, "a" * 64, top=URL),
+    "models.NAME.mmproj": Effect(True, SERVER, "--mmproj /var/lib/llamaherd/models/org/glm-GGUF/"),
+    "models.NAME.sampling": Effect({"top_k": 41}, SERVER, "--top-k 41"),
+    "models.NAME.reasoning": Effect(True, OPENCODE, '"interleaved"'),
+    "models.NAME.title": Effect("Our GLM", OPENCODE, '"name": "Our GLM"'),
+    "models.NAME.hub.repo": Effect("org/new-GGUF", MODELS, "/models/org/new-GGUF/"),
+    "models.NAME.hub.quant": Effect("Q6_K", MODELS, "model-Q6_K.gguf"),
+    "models.NAME.hub.file": Effect(
+        "m.gguf", MODELS, "/m.gguf", top="models: {glm: {hub: {quant: null}}}"
+    ),
+    "models.NAME.hub.revision": Effect("v2", LOCK, '"revision": "v2"'),
+    "models.NAME.hub.endpoint": Effect("https://own.example.com", MODELS, "own.example.com/org"),
+    # Where hosts get their settings from
+    "groups.NAME.groups": Effect(["more"], SERVER, "--threads 77", given="groups: [team]"),
+    "hosts.NAME.groups": Effect(["more"], SERVER, "--threads 77"),
+    "controller": Effect(True, TIMER, "OnCalendar=daily"),
+    # SSH
+    "ssh.hostname": Effect("10.0.0.11", CONNECTION, '"ssh_hostname": "10.0.0.11"'),
+    "ssh.user": Effect("ops", CONNECTION, '"_sudo": true'),
+    "ssh.port": Effect(2222, CONNECTION, '"ssh_port": 2222'),
+    "ssh.key": Effect("keys/fleet", CONNECTION, '/keys/fleet"'),
+    "ssh.known_hosts": Effect("hosts", CONNECTION, '"ssh_known_hosts_file": "/'),
+    "ssh.config_file": Effect("ssh_config", CONNECTION, '"ssh_config_file": "/'),
+    "ssh.host_key_checking": Effect("accept-new", CONNECTION, "accept-new"),
+    "ssh.password": Effect({"env": "SECRET_OF_TEST"}, CONNECTION, '"ssh_password": "hunter2"'),
+    "ssh.sudo_password": Effect({"env": "SECRET_OF_TEST"}, CONNECTION, '_password": "hunter2"'),
+    # CUDA
+    "cuda.provider": Effect("none", SERVER, "PrivateDevices=yes", given="cuda: {version: null}"),
+    "cuda.version": Effect("13.1", BUILD, "/usr/local/cuda-13.1/bin/nvcc"),
+    "cuda.path": Effect(
+        "/opt/other", BUILD, "/opt/other/bin/nvcc", given="cuda: {provider: existing, path: /opt/x}"
+    ),
+    "cuda.repository.url": Effect("https://cuda.example.com", CUDA, "https://cuda.example.com/"),
+    "cuda.repository.key": Effect("own.pub", CUDA, "/own.pub"),
+    "cuda.repository.distributions": Effect(["rhel9"], LOCK, '"distributions": ["rhel9"]'),
+    # llama.cpp
+    "llama_cpp.repository": Effect("https://git.example.com/x", BUILD, "https://git.example.com/x"),
+    "llama_cpp.ref": Effect("b9000", LOCK, '"ref": "b9000"'),
+    "llama_cpp.archive.url": Effect(
+        "https://example.org/b.tgz", BUILD, "https://example.org/b.tgz", given=ARCHIVE
+    ),
+    "llama_cpp.archive.path": Effect(
+        "src.tgz", LOCK, '"path": "src.tgz"', given=ARCHIVE.replace("url:", "path:")
+    ),
+    "llama_cpp.archive.sha256": Effect("b" * 64, BUILD, "b" * 64, given=ARCHIVE),
+    "llama_cpp.archive.subdirectory": Effect("src/l", BUILD, "--strip-components=2", given=ARCHIVE),
+    "llama_cpp.commit": Effect("abcdef1", BUILD, "-DLLAMA_BUILD_COMMIT=abcdef1", given=ARCHIVE),
+    "llama_cpp.build_number": Effect(8, BUILD, "-DLLAMA_BUILD_NUMBER=8", given=ARCHIVE),
+    "llama_cpp.targets": Effect(["llama-bench"], BUILD, "-j 64 llama-bench\n"),
+    "llama_cpp.architectures": Effect(["120a"], BUILD, "ARCHITECTURES=120a-real"),
+    "llama_cpp.native": Effect(False, BUILD, "-DGGML_NATIVE=OFF"),
+    "llama_cpp.cmake": Effect({"GGML_RPC": True}, BUILD, "-DGGML_RPC=ON"),
+    "llama_cpp.jobs": Effect(3, BUILD, " -j 3 "),
+    "llama_cpp.ccache": Effect(True, PACKAGES, "ccache"),
+    # Servers
+    "servers.NAME.model": Effect("other", SERVER, "--alias other"),
+    "servers.NAME.port": Effect(9999, SERVER, "--port 9999"),
+    "servers.NAME.host": Effect("127.0.0.2", SERVER, "--host 127.0.0.2"),
+    "servers.NAME.address": Effect(
+        "proxy.example.com:80",
+        OPENCODE,
+        "http://proxy.example.com:80/v1",
+        given="servers: {coder: {host: 0.0.0.0, insecure: true}}",
+        top="hosts: {desk: {opencode: {users: [dev], default: gpu/coder}}}",
+        host="desk",
+    ),
+    "servers.NAME.context": Effect(8192, SERVER, "--ctx-size 16384"),
+    "servers.NAME.parallel": Effect(3, SERVER, "--parallel 3"),
+    "servers.NAME.threads": Effect(7, SERVER, "--threads 7"),
+    "servers.NAME.load_mode": Effect("mlock", SERVER, "LimitMEMLOCK=infinity"),
+    "servers.NAME.op_offload": Effect(False, SERVER, "--no-op-offload"),
+    "servers.NAME.jinja": Effect(False, SERVER, "--no-jinja"),
+    "servers.NAME.sampling": Effect({"temperature": 0.3}, SERVER, "--temp 0.3"),
+    "servers.NAME.gpus": Effect([1], SERVER, "CUDA_VISIBLE_DEVICES=1"),
+    "servers.NAME.api_key": Effect({"env": "SECRET_OF_TEST"}, SERVER, "api-key 600\nhunter2"),
+    "servers.NAME.insecure": Effect(
+        True, SERVER, "--host 0.0.0.0", given="servers: {coder: {host: 0.0.0.0}}"
+    ),
+    "servers.NAME.extra_args": Effect(["--verbose"], SERVER, "--verbose"),
+    "servers.NAME.ready_timeout": Effect(77, SERVER, "TimeoutStartSec=77"),
+    # OpenCode
+    "opencode.version": Effect("1.18.34", INSTALL, "opencode-1.18.34.tgz"),
+    "opencode.users": Effect(["eva"], OPENCODE, "# ~eva/"),
+    "opencode.default": Effect(
+        "office",
+        OPENCODE,
+        '"model": "office/glm"',
+        given="servers: {b: {model: other, port: 1234}}\n"
+        "opencode: {default: b, providers: {b: {server: b}, office: {server: coder}}}",
+    ),
+    "opencode.registry": Effect("https://npm.example.com", INSTALL, "https://npm.example.com/"),
+    "opencode.providers.NAME.server": Effect(
+        "b",
+        OPENCODE,
+        "127.0.0.1:1234",
+        given="servers: {b: {model: other, port: 1234}}\n" + OFFICE,
+    ),
+    "opencode.providers.NAME.name": Effect("Office", OPENCODE, '"name": "Office"', given=OFFICE),
+    # The scheduled check
+    "drift.schedule": Effect("hourly", TIMER, "OnCalendar=hourly", given=CONTROLLER),
+    "drift.randomized_delay": Effect(7, TIMER, "RandomizedDelaySec=7", given=CONTROLLER),
+    "drift.timeout": Effect(77, TIMER, "--timeout 77", given=CONTROLLER),
+    "drift.deep_share": Effect("1/9", TIMER, "--deep-share 1/9", given=CONTROLLER),
+    "drift.prometheus": Effect("/srv/x.prom", TIMER, "/srv/x.prom", given=CONTROLLER),
+    "drift.html": Effect("/srv/x.html", TIMER, "/srv/x.html", given=CONTROLLER),
+    "drift.on_drift.command": Effect(["/bin/tell"], TIMER, "--notify", given=CONTROLLER),
+    # Shapes
+    "SECRET.env": Effect("SECRET_OF_TEST", SERVER, "hunter2"),
+    "SECRET.file": Effect("secret", SERVER, "from a file"),
+    "SECRET.command": Effect(["echo", "from a command"], SERVER, "from a command"),
+    "SAMPLING.temperature": Effect(0.4, SERVER, "--temp 0.4"),
+    "SAMPLING.top_p": Effect(0.9, SERVER, "--top-p 0.9"),
+    "SAMPLING.top_k": Effect(33, SERVER, "--top-k 33"),
+    "SAMPLING.min_p": Effect(0.02, SERVER, "--min-p 0.02"),
+    "SAMPLING.repeat_penalty": Effect(1.2, SERVER, "--repeat-penalty 1.2"),
+}
+# Keys whose effect only shows when something runs, with the test that runs it.
+TESTED = {
+    "drift.keep": "tests/drift_timer/test_drift_history.py::"
+    "test_a_check_keeps_as_many_reports_as_its_fleet_says",
+    **dict.fromkeys(
+        (f"drift.on_drift.webhook.{kind}" for kind in ("env", "file", "command")),
+        "tests/drift_timer/test_drift_notify.py::test_an_address_may_be_a_secret",
+    ),
+}
+
+
+def leaves() -> set[str]:
+    """Every key that has a value of its own: no mapping whose keys have lines of their own."""
+    found = set()
+    for key in reference.keys(FLEET):
+        entries = key.schema.get("additionalProperties")
+        inner = resolve(entries, FLEET) if isinstance(entries, dict) else {}
+        listed = resolve(key.schema.get("items", {}), FLEET)
+        if key.shape or not any("properties" in each for each in (key.schema, inner, listed)):
+            found.add(key.dotted)
+    return found
+
+
+def test_every_key_has_a_line_and_every_line_a_key() -> None:
+    lines = set(EFFECTS) | set(TESTED)
+    assert leaves() - lines == set(), "add a line for each"
+    assert lines - leaves() == set(), "no such key"
+    assert not set(EFFECTS) & set(TESTED)
+
+
+@pytest.mark.parametrize("path", EFFECTS)
+def test_the_key_shows_its_effect(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_TEST", "hunter2")
+    (tmp_path / "secret").write_text("from a file\n")
+    effect = EFFECTS[path]
+    steps = tuple(path.split("."))
+    before = shown(written(effect, steps, change=False), tmp_path, effect.host)
+    after = shown(written(effect, steps, change=True), tmp_path, effect.host)
+    assert effect.text in after.get(effect.place, ""), after
+    assert effect.text not in before.get(effect.place, "")
+
+
+@pytest.mark.parametrize("path", TESTED)
+def test_the_named_test_is_there_and_speaks_of_the_key(path: str) -> None:
+    file, _, name = TESTED[path].partition("::")
+    text = (ROOT / file).read_text("utf-8")
+    (function,) = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef) and node.name == name
+    ]
+    source = ast.get_source_segment(text, function) or ""
+    assert path.rpartition(".")[2] in source
