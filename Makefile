@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 export MOLECULE_COMMAND_BORDERS := false
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: help venv lint check unit-fleet unit-hosts test molecule molecule-cuda demo demo-clean lab-tools downloads bench bench-fit reference clean clean-cache
+.PHONY: help venv lint check unit-fleet unit-hosts test molecule molecule-cuda demo demo-clean lab-tools downloads bench bench-fit reference editor clean clean-cache
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,7 +66,7 @@ demo-clean: ## Remove the host that `make demo KEEP=1` left
 APT := apt-get install --yes --quiet --no-install-recommends
 TOOLS := systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 nft:nftables gpg:gpg \
     ssh:openssh-client unshare:util-linux mount:mount ps:procps \
-    chromium:chromium chromedriver:chromium-driver
+    npm:npm chromium:chromium chromedriver:chromium-driver
 
 lab-tools: ## What lab hosts need from this machine's own packages (root)
 	@missing=(); for tool in $(TOOLS); do \
@@ -85,6 +85,9 @@ bench: lab-tools downloads ## What a check costs: fleet files, 1,000 hosts, a no
 
 reference: venv ## docs/reference.md, from the fleet file's schema
 	$(BIN)/python -m schemas.reference
+
+editor: lab-tools venv ## What editors show, into docs/editor.md (fetches a server from npm)
+	$(BIN)/python tests/editor/language_server.py
 
 # A llama-fit-params that runs here: make bench-fit BINARY=.../llama-fit-params
 BINARY ?= llama-fit-params

@@ -152,6 +152,15 @@ def test_every_key_that_a_page_names_exists() -> None:
     assert wrong == []
 
 
+def test_the_editor_page_explains_keys_in_the_schema_s_words() -> None:
+    text = (ROOT / "docs/editor.md").read_text("utf-8")
+    server = FLEET["$defs"]["server"]["properties"]
+    lines = re.findall(r"^  ([a-z_]+) {2,}([A-Z].*)$", text, re.M)
+    assert len(lines) > 10
+    for key, words in lines:
+        assert words == server[key]["description"], "run `make editor`"
+
+
 def test_the_command_writes_the_page(tmp_path: Path) -> None:
     assert reference.main(tmp_path / "reference.md") == 0
     assert (tmp_path / "reference.md").read_text("utf-8") == TEXT
