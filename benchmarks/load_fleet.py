@@ -21,6 +21,7 @@ from pathlib import Path
 import yaml
 
 from inventories.fleet import load_fleet
+from inventories.sizing.declared import check_memory
 
 BUDGET_SECONDS, BUDGET_MEGABYTES, BUDGET_HOSTS = 3.0, 500, 10_000
 
@@ -28,15 +29,16 @@ HEAD = """\
 version: 1
 models:
   glm-4.7-flash:
-    hub: {repo: unsloth/GLM-4.7-Flash-GGUF, quant: UD-Q4_K_XL}
+    catalogue: glm-4.7-flash
 defaults:
   ssh: {user: ops}
   cuda: {provider: nvidia-repo, version: "13.0"}
   llama_cpp: {ref: b8146}
 groups:
   coding:
+    gpus: [{name: NVIDIA GeForce RTX 4090, memory: 24564M}]
     servers:
-      coder: {model: glm-4.7-flash, port: 8888, context: 65536, parallel: 2}
+      coder: {model: glm-4.7-flash, port: 8888, context: 32768, parallel: 2}
     opencode: {users: [dev], default: coder}
 hosts:
 """
@@ -57,7 +59,7 @@ def overriding(number: int) -> str:
         return grouped(number)
     return (
         f"  gpu-{number:05d}:\n    ssh: {{hostname: {_address(number)}}}\n    groups: [coding]\n"
-        f"    servers: {{coder: {{context: 32768}}}}\n    llama_cpp: {{jobs: 8}}\n"
+        f"    servers: {{coder: {{context: 16384}}}}\n    llama_cpp: {{jobs: 8}}\n"
     )
 
 
@@ -68,6 +70,7 @@ def alone(number: int) -> str:
     ssh: {{hostname: {_address(number)}, user: ops, port: 22}}
     cuda: {{provider: nvidia-repo, version: "13.0"}}
     llama_cpp: {{ref: b8146, architectures: ["89"], jobs: 8}}
+    gpus: [{{name: NVIDIA GeForce RTX 4090, memory: 24564M, count: 2}}]
     servers:
       coder:
         model: glm-4.7-flash
@@ -88,17 +91,24 @@ def _timed(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
+def validate(path: Path) -> None:
+    """What ``llamaherd validate`` does, memory on the declared GPUs included."""
+    problems = check_memory(load_fleet(path), None)
+    if problems:
+        raise SystemExit(f"the fleet that is measured is refused: {problems[0]}")
+
+
 def main() -> int:
     """Measure each shape; the budget decides the exit status."""
     hosts = int(sys.argv[1]) if len(sys.argv) > 1 else BUDGET_HOSTS
     failed = False
-    print(f"{hosts} hosts       plain YAML   load_fleet   ratio   peak memory")
+    print(f"{hosts} hosts       plain YAML   validation   ratio   peak memory")
     for shape in (grouped, overriding, alone):
         text = HEAD + "".join(shape(number) for number in range(hosts))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "fleet.yaml"
             path.write_text(text, "utf-8")
-            mine = _timed(lambda path=path: load_fleet(path))  # type: ignore[misc]
+            mine = _timed(lambda path=path: validate(path))  # type: ignore[misc]
             # Measured before the plain reader runs, which needs memory of its own.
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

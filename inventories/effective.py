@@ -75,6 +75,9 @@ def host_values(merged: Node, name: str, filler: Filler) -> dict[str, Any]:
     values: dict[str, Any] = {}
     ssh = merged.get("ssh") or Node("mapping", {}, merged.mark)
     values["ssh"] = {"hostname": name, **filler.fill(ssh, "ssh")}
+    gpus = merged.get("gpus")
+    if gpus is not None:
+        values["gpus"] = filler.fill(gpus, "gpus")
     for section, definition, tidy in (
         ("cuda", "cuda", _tidy_cuda),
         ("llama_cpp", "llamaCpp", _tidy_llama_cpp),

@@ -27,6 +27,7 @@ from inventories.lock import Lock, check_lock, position_of, read_lock
 from inventories.resolve import UnlockedError, resolve_host
 from inventories.secrets import Secret, SecretError, resolve_secret
 from inventories.settings import HostSettings, SecretReference, SshSettings, to_data
+from inventories.sizing.declared import check_memory
 from inventories.transport import prompt_transport
 from schemas.problems import ProblemsError
 
@@ -87,7 +88,7 @@ def _load(path: Path) -> tuple[Fleet, Lock]:
         raise FleetError(_lines(error.problems)) from None
     if not fleet.hosts:
         raise FleetError(f"{path}: the fleet has no host; add one under hosts:")
-    problems = check_lock(fleet, lock)
+    problems = check_lock(fleet, lock) or check_memory(fleet, lock)
     if problems or lock is None:
         raise FleetError(_lines(problems))
     return fleet, lock

@@ -8,7 +8,7 @@ from the fleet file's folder. What is refused: a lock that lacks a pin (:class:`
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -34,6 +34,7 @@ from inventories.settings import (
     Artifact,
     CudaProvider,
     CudaSettings,
+    DeclaredGpu,
     DriftTimerSettings,
     GitSource,
     HostSettings,
@@ -48,6 +49,7 @@ from inventories.settings import (
     ServerSettings,
     SshSettings,
 )
+from inventories.sizing.options import gpu_sizes
 
 SHORT_COMMIT = 7
 """Digits of a commit in a build's version, as git abbreviates by default."""
@@ -79,6 +81,18 @@ def resolve_host(fleet: Fleet, lock: Lock, name: str) -> HostSettings:
         servers=servers,
         opencode=_opencode(fleet, lock, host),
         drift_timer=_drift_timer(fleet) if host.values.get("controller") else None,
+        gpus=declared_gpus(host.values.get("gpus")),
+    )
+
+
+def declared_gpus(values: Sequence[Mapping[str, Any]] | None) -> tuple[DeclaredGpu, ...] | None:
+    """A fleet file's ``gpus``, one by one; None for none written."""
+    if values is None:
+        return None
+    return tuple(
+        DeclaredGpu(gpu_sizes(gpu["memory"])[0], gpu.get("name", ""), gpu.get("uuid", ""))
+        for gpu in values
+        for _ in range(gpu.get("count", 1))
     )
 
 

@@ -344,8 +344,24 @@ class DriftTimerSettings:
 
 
 @dataclass(frozen=True)
+class DeclaredGpu:
+    """A GPU that the fleet file says a host has.
+
+    + memory: bytes
+    + name, uuid: the driver's; empty for any
+    """
+
+    memory: int
+    name: str = ""
+    uuid: str = ""
+
+
+@dataclass(frozen=True)
 class HostSettings:
-    """Everything that one host should be. None or empty: the component has nothing to do there."""
+    """Everything that one host should be. None or empty: the component has nothing to do there.
+
+    + gpus: those it should have, in nvidia-smi's order; None where the fleet file doesn't say
+    """
 
     name: str
     ssh: SshSettings
@@ -355,6 +371,7 @@ class HostSettings:
     servers: tuple[ServerSettings, ...] = ()
     opencode: OpenCodeSettings | None = None
     drift_timer: DriftTimerSettings | None = None
+    gpus: tuple[DeclaredGpu, ...] | None = None
 
     def model(self, name: str) -> ModelSettings:
         """The model of that name; KeyError when the host has none."""

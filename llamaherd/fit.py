@@ -35,6 +35,7 @@ from inventories.sizing.estimate import (
     fit,
     largest_context,
 )
+from inventories.sizing.known import known_model
 from inventories.sizing.options import gpu_sizes
 from llamaherd.arguments import DEFAULT_FLEET, CommandError, Subparsers, add_json_argument
 from llamaherd.tables import WIDTH, table
@@ -225,20 +226,12 @@ def catalogue_model(entry: catalogue.Entry) -> Sized:
 def fleet_model(fleet: Fleet, name: str) -> Sized:
     """A fleet's model, by what the lock knows, else by the catalogue entry that it takes up."""
     lock = read_lock(fleet.path)
+    known = known_model(fleet, lock, name)
     pin = lock.models.get(name) if lock is not None else None
-    values = fleet.models[name]
-    if pin is not None and pin.dimensions is not None:
-        extra = sum(file.size for file in pin.files if file.name == pin.mmproj)
-        quant = quant_of(pin.files[0].name) or model_title(values)
-        return Sized(name, "lock", (Candidate(quant, pin.dimensions, extra),))
-    named = values.get("catalogue")
-    if named:
-        entry = catalogue.entry(named)
-        own = values.get("hub", {})
-        quantization = entry.quantization(own.get("quant") or "")
-        known = entry.dimensions_of(quantization) if quantization is not None else None
-        if quantization is not None and known is not None and own.get("repo") == entry.repo:
-            return Sized(name, "catalogue", (Candidate(quantization.name, known),))
+    if known is not None:
+        file = pin.files[0].name if pin is not None and known.source == "lock" else ""
+        quant = known.quant or quant_of(file) or model_title(fleet.models[name])
+        return Sized(name, known.source, (Candidate(quant, known.dimensions, known.extra),))
     remedy = f"llamaherd lock {fleet.path}" + (f" --update {name}" if pin is not None else "")
     raise CommandError(f"nothing is known of the memory of {name} yet; run: {remedy}")
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from inventories.fleet import Fleet, load_fleet
+from inventories.lock import Lock, read_lock
+from inventories.sizing.declared import check_memory
 from llamaherd.arguments import (
     Subparsers,
     add_fleet_argument,
@@ -26,7 +28,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "validate",
         help="check a fleet file",
         description="Check a fleet file: every mistake with its line and column, or one line "
-        "that sums the fleet up. Reads nothing but the file.",
+        "that sums the fleet up. Reads nothing but the file and the lock beside it: by what the "
+        "lock and the catalogue know of models, servers that can't fit on the GPUs that a host "
+        "declares (gpus) are mistakes, too.",
     )
     add_fleet_argument(parser)
     add_json_argument(parser)
@@ -40,8 +44,11 @@ def run(args: argparse.Namespace) -> int:
     problems: tuple[Problem, ...] = ()
     try:
         fleet = load_fleet(path)
+        problems = tuple(check_memory(fleet, _lock(path)))
     except ProblemsError as error:
         problems = error.problems
+    if problems:
+        fleet = None
     if args.json:
         print(json.dumps(report(path, fleet, problems), indent=2))
     elif fleet is not None:
@@ -49,6 +56,14 @@ def run(args: argparse.Namespace) -> int:
     else:
         _complain(path, problems)
     return 0 if fleet is not None else 1
+
+
+def _lock(path: Path) -> Lock | None:
+    """The lock beside the file; `llamaherd lock --check` says what is wrong with a bad one."""
+    try:
+        return read_lock(path)
+    except ProblemsError:
+        return None
 
 
 def report(path: Path, fleet: Fleet | None, problems: Sequence[Problem]) -> dict[str, Any]:

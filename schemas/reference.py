@@ -150,7 +150,7 @@ class _Reader:
         whole = resolve(written, self.root)
         if "properties" in whole:
             yield from self._section(key.path, written, key)
-        for step, further in (("NAME", "additionalProperties"), ("[]", "items")):
+        for step, further in (("NAME", "additionalProperties"), ("N", "items")):
             entry = whole.get(further)
             if not isinstance(entry, Mapping) or _reference(entry) in self.shared:
                 continue

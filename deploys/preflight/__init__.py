@@ -18,7 +18,7 @@ from deploys.common.progress import human_bytes
 from deploys.llama_cpp import NO_GPU, gpu_change
 from deploys.llama_server import stranger_on_port, taken_port
 from deploys.preflight.compatibility import Combination, conflicts
-from deploys.preflight.memory import memory_findings
+from deploys.preflight.memory import declared_findings, memory_findings
 from facts.system import SystemState
 from inventories.settings import HostSettings
 
@@ -70,6 +70,7 @@ def findings(settings: HostSettings, facts: SystemState) -> list[Change]:
         *_systemd(facts),
         *_disk(facts),
         *_gpus(settings, facts),
+        *declared_findings(settings, facts),
         *memory_findings(settings, facts),
         *_ports(settings, facts),
     ]

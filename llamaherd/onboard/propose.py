@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from deploys.preflight.memory import declared_as
 from inventories import catalogue
 from inventories.effective import Filler, host_values
 from inventories.fleet import Fleet
@@ -85,7 +86,8 @@ def propose_entry(report: Report, fleet: Fleet, document: Document) -> Proposal:
     if suiting:
         best = suiting[0]
         said = (f"group {', '.join(best.groups)} suits", *best.notes)
-        entry = {"ssh": ssh, "groups": list(best.groups)}
+        gpus = _gpus(report, trial.values(best.groups))
+        entry = {"ssh": ssh, "groups": list(best.groups), **gpus}
         return Proposal(name, entry, best.groups, notes=(*notes, *said))
     notes += tuple(f"group {', '.join(v.groups)}: {v.refused}" for v in verdicts)
     return _with_new_group(report, fleet, name, ssh, base, notes)
@@ -329,7 +331,7 @@ def _with_new_group(
         notes = (*notes, f"no group suits; a new one, {group}, serves {serves.model}{why}")
         return Proposal(
             name,
-            {"ssh": ssh, "groups": [group]},
+            {"ssh": ssh, "groups": [group], **_gpus(report, base)},
             (group,),
             new_group=group,
             group_entry=_group(report, fleet, serves, base),
@@ -380,6 +382,12 @@ def _group(report: Report, fleet: Fleet, serves: Serves, base: Mapping[str, Any]
     group["servers"] = {SERVER: server}
     group["opencode"] = {"users": [report.target.user]}
     return group
+
+
+def _gpus(report: Report, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The box's cards: with them ``llamaherd validate`` knows what fits."""
+    found = declared_as(report.probe.gpus) if report.probe is not None else []
+    return {"gpus": found} if found and found != values.get("gpus") else {}
 
 
 def _cuda(report: Report, base: Mapping[str, Any]) -> dict[str, Any]:

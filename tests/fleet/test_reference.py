@@ -133,7 +133,7 @@ def known_paths() -> set[str]:
         shapes.setdefault(key.path[0], []).append(key.path[-1])
     known = set()
     for key in KEYS:
-        path = ".".join(step for step in key.path if step not in ("NAME", "[]"))
+        path = ".".join(step for step in key.path if step not in ("NAME", "N"))
         known |= {path, *(f"{path}.{name}" for name in shapes.get(key.shape or "", ()))}
     return known
 

@@ -194,3 +194,15 @@ def test_a_login_by_password_and_a_sudo_that_asks_are_told(tmp_path: Path) -> No
     notes = propose(tmp_path, report_of(login="password", sudo="password")).notes
     assert any("converge needs a key" in note for note in notes)
     assert any("ssh.sudo_password" in note for note in notes)
+
+
+def test_the_cards_are_declared_unless_the_group_does(tmp_path: Path) -> None:
+    """`llamaherd validate` knows then what fits."""
+    cards = [{"name": gpu(0).name, "memory": f"{gpu(0).memory_total}M", "count": 2}]
+    body = GPU_GROUPS + "hosts:\n  a: {ssh: {hostname: 10.0.0.1}, groups: [pair]}\n"
+    report = report_of("10.0.0.17", gpu(0), gpu(1), serves=(fits("tiny", 200000),))
+    plan = plan_entry(report, make_fleet(tmp_path, body))
+    assert plan.proposal.entry["gpus"] == cards
+    assert plan.fleet.hosts[plan.proposal.name].values["gpus"] == cards
+    said = body.replace("  pair:\n", f"  pair:\n    gpus: {cards}\n")
+    assert "gpus" not in propose(tmp_path, report, said).entry

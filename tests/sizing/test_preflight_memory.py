@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import yaml
 from test_estimates import dimensions
 
 from deploys.preflight import problems
-from deploys.preflight.memory import memory_findings
+from deploys.preflight.memory import declared_as, declared_findings, memory_findings
 from facts.gpu import Gpu
 from facts.system import SystemState
+from inventories.resolve import declared_gpus
 from inventories.settings import (
     Artifact,
     CudaSettings,
+    DeclaredGpu,
     HostSettings,
     ModelSettings,
     ServerSettings,
@@ -146,3 +149,62 @@ def test_a_host_without_gpus_needs_the_memory() -> None:
 def test_dimensions_travel_with_the_host_data() -> None:
     settings = host(GLM)
     assert from_data(HostSettings, to_data(settings)) == settings
+
+
+# Declared cards ---------------------------------------------------------------------------------
+
+
+def declared(*gpus: DeclaredGpu, facts: SystemState = FACTS) -> list[str]:
+    """What is said of a host that declares these cards."""
+    settings = replace(host(replace(GLM, parallel=1)), gpus=gpus)
+    return [f"{found.summary}: {found.remedy}" for found in declared_findings(settings, facts)]
+
+
+ADA = DeclaredGpu(24 * GIB, "NVIDIA GeForce RTX 4090")
+
+
+@pytest.mark.parametrize(
+    "gpu",
+    [ADA, DeclaredGpu(24564 * 1024**2), replace(ADA, uuid="GPU-1")],
+    ids=["as sold", "in MiB", "by UUID"],
+)
+def test_the_card_that_was_declared_is_fine(gpu: DeclaredGpu) -> None:
+    assert declared(gpu) == []
+
+
+def test_a_card_that_is_gone_is_told_with_where_to_look() -> None:
+    (text,) = declared(ADA, ADA)
+    assert "GPU 1 is declared (NVIDIA GeForce RTX 4090, 24576M)" in text
+    assert "the driver doesn't list it" in text
+    assert "lspci" in text
+    settings = replace(host(GLM), gpus=(ADA, ADA))
+    assert any("GPU 1 is declared" in problem for problem in problems(settings, FACTS))
+
+
+def test_another_card_is_told_with_the_line_to_write() -> None:
+    (text,) = declared(DeclaredGpu(32 * GIB, "NVIDIA GeForce RTX 5090"))
+    assert "GPU 0 is declared as NVIDIA GeForce RTX 5090, 32768M, and is NVIDIA GeForce" in text
+    assert "gpus: [{name: NVIDIA GeForce RTX 4090, memory: 24564M}]" in text
+    both = replace(FACTS, gpus=(CARD, SECOND))
+    (text,) = declared(ADA, facts=both)
+    assert "GPU 1 (NVIDIA GeForce RTX 4090, 24564M, GPU-2) isn't declared" in text
+    assert "memory: 24564M, count: 2}]" in text
+    assert "lspci" not in text
+
+
+def test_the_line_to_write_declares_the_cards() -> None:
+    both = replace(FACTS, gpus=(CARD, SECOND, replace(CARD, index=2, name="NVIDIA L4")))
+    (text,) = declared(ADA, facts=both)
+    line = text.partition("entry, ")[2]
+    written = declared_gpus(yaml.safe_load(line)["gpus"])
+    assert written is not None
+    assert declared(*written, facts=both) == []
+
+
+def test_what_is_not_declared_or_has_no_cards_at_all_has_no_finding() -> None:
+    settings = host(GLM)
+    assert declared_findings(settings, FACTS) == []
+    assert declared(ADA, facts=replace(FACTS, gpus=())) == []
+    on_cpu = replace(host(GLM, cuda="none"), gpus=(ADA, ADA))
+    assert declared_findings(on_cpu, FACTS) == []
+    assert declared_as([replace(CARD, memory_total=None)]) == []
