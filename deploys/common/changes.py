@@ -28,6 +28,8 @@ class Change:
     + diff: unified diff, line by line; never a secret
     + remedy: what a person must do; empty where the next converge mends it
     + component: where it is another one's than the deploy's that found it
+    + fetch: bytes that a converge brings to the host for it
+    + compile_seconds: about how long a converge compiles for it
     """
 
     plane: Plane
@@ -36,6 +38,8 @@ class Change:
     diff: tuple[str, ...] = ()
     remedy: str = ""
     component: str = ""
+    fetch: int = 0
+    compile_seconds: int = 0
 
 
 def refusal(message: str, subject: str) -> Change:

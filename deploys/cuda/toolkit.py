@@ -68,7 +68,8 @@ def _wheels(settings: CudaSettings) -> Commands:
     if found and found.version and wheels.is_current(settings, found.manifest):
         current_host().noop(f"CUDA {found.version} is in {root}, made of the locked wheels")
         return
-    record(Change("declared", root, "not the toolkit of the locked wheels"))
+    size = sum(wheel.size for wheel in settings.wheels)
+    record(Change("declared", root, "not the toolkit of the locked wheels", fetch=size))
     state = system()
     wheels.check_wheels(settings, state.architecture, state.disk_free.get("/opt", 0))
     yield from upload_artifacts(settings.wheels)

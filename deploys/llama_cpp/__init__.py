@@ -31,6 +31,7 @@ from deploys.llama_cpp.build import (
     Machine,
     build_progress,
     build_script,
+    compile_seconds,
     job_count,
     plan_build,
     source_script,
@@ -75,17 +76,32 @@ def compiled(settings: LlamaCppSettings, cuda: CudaSettings) -> Commands:
     if planned.name in state.builds and planned.name not in state.damaged:
         current_host().noop(f"{planned.path} is built")
         return
-    _record(planned, state)
+    _record(settings, planned, state)
     if planned.name not in state.prepared:
         yield from _prepare_source(settings, planned)
     yield from run_job(compile_job(settings, planned, cuda.root is not None))
 
 
-def _record(planned: Build, state: LlamaCppState) -> None:
+def _record(settings: LlamaCppSettings, planned: Build, state: LlamaCppState) -> None:
     if planned.name not in state.builds:
-        record(Change("declared", planned.path, "not built"))
+        fetch = 0 if planned.name in state.prepared else _archive_bytes(settings)
+        seconds = _compile_seconds(settings, planned)
+        record(Change("declared", planned.path, "not built", fetch=fetch, compile_seconds=seconds))
     for path in state.damaged.get(planned.name, ()):
         record(Change("declared", path, "not the file that was built: another size or time"))
+
+
+def _archive_bytes(settings: LlamaCppSettings) -> int:
+    """Bytes of the source; 0 for git, which doesn't say beforehand."""
+    source = settings.source
+    return source.artifact.size if isinstance(source, ArchiveSource) else 0
+
+
+def _compile_seconds(settings: LlamaCppSettings, planned: Build) -> int:
+    facts = system()
+    cuda = planned.definitions["GGML_CUDA"] == "ON"
+    jobs = job_count(settings, facts.cores, facts.memory_available, cuda)
+    return compile_seconds(planned, jobs)
 
 
 def host_build(settings: LlamaCppSettings, cuda: CudaSettings) -> Build:

@@ -50,7 +50,8 @@ def model_files(models: Sequence[ModelSettings]) -> Commands:
     for model in models:
         for file in missing[model.name]:
             state = states[posixpath.join(model.directory, file.name)]
-            record(Change("declared", state.path, describe(file, state)))
+            to_come = bytes_to_come(file, state)
+            record(Change("declared", state.path, describe(file, state), fetch=to_come))
     require_space(models, states)
     for model in models:
         if not missing[model.name]:
@@ -83,6 +84,11 @@ def describe(file: Artifact, state: ModelFile) -> str:
     return "not the bytes that were verified: time or inode changed, or there is no record"
 
 
+def bytes_to_come(file: Artifact, state: ModelFile) -> int:
+    """Bytes that a file which isn't as verified still lacks; what lies there is gone on from."""
+    return max(0, file.size - max(state.partial, state.size or 0))
+
+
 def require_space(models: Sequence[ModelSettings], states: Mapping[str, ModelFile]) -> None:
     """HostError when what is still to come doesn't fit on the file systems that it goes to.
 
@@ -94,7 +100,7 @@ def require_space(models: Sequence[ModelSettings], states: Mapping[str, ModelFil
     for model in models:
         for file in missing_files(model, states):
             state = states[posixpath.join(model.directory, file.name)]
-            rest = max(0, file.size - max(state.partial, state.size or 0))
+            rest = bytes_to_come(file, state)
             to_come[state.mount] = to_come.get(state.mount, 0) + rest
             free[state.mount] = state.free
     short = [

@@ -188,7 +188,8 @@ def _states(path: str, state: FileState | None) -> dict[str, FileState]:
 
 def _record_installation(version: str, artifact: Artifact, state: OpenCodeState) -> None:
     if not _is_installed(version, artifact, state):
-        record(Change("declared", f"/opt/opencode/{version}", _difference(state)))
+        subject = f"/opt/opencode/{version}"
+        record(Change("declared", subject, _difference(state), fetch=artifact.size))
     strange = state.link is not None and not state.link.startswith("/opt/opencode/")
     if state.link != run_path(version) and not strange:
         now = "missing" if state.link is None else f"-> {state.link}"

@@ -65,15 +65,19 @@ def _text(finding: Change) -> str:
 
 def findings(settings: HostSettings, facts: SystemState) -> list[Change]:
     """What can't work as differences that no converge mends."""
-    return [
-        *_rights(settings, facts),
-        *_systemd(facts),
-        *_disk(facts),
-        *_gpus(settings, facts),
-        *declared_findings(settings, facts),
-        *memory_findings(settings, facts),
-        *_ports(settings, facts),
-    ]
+    return [finding for found in by_area(settings, facts).values() for finding in found]
+
+
+def by_area(settings: HostSettings, facts: SystemState) -> dict[str, list[Change]]:
+    """What can't work, by what was looked at; an area in order has nothing."""
+    return {
+        "rights": _rights(settings, facts),
+        "system": _systemd(facts),
+        "disk": _disk(facts),
+        "GPU": _gpus(settings, facts),
+        "memory": [*declared_findings(settings, facts), *memory_findings(settings, facts)],
+        "ports": _ports(settings, facts),
+    }
 
 
 def _rights(settings: HostSettings, facts: SystemState) -> list[Change]:

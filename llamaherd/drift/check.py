@@ -46,8 +46,9 @@ from inventories.groups import connection_data
 from inventories.secrets import SecretError, resolve_secret
 from inventories.settings import HostSettings, ServerSettings
 from llamaherd.drift.deep import Progress, deep_findings
-from llamaherd.drift.report import COMPONENTS, Finding, HostReport, host_state
+from llamaherd.drift.report import COMPONENTS, Finding, HostReport, PreflightRow, host_state
 from llamaherd.drift.targets import Options, Target
+from llamaherd.plan.preflight import preflight_rows
 from llamaherd.runner import RemoteError, Result, run_on_hosts
 from llamaherd.verification import judge_server
 
@@ -152,6 +153,7 @@ class _Check:
         self.facts: dict[type, Any] = {}
         self.commands = 0
         self.operations = 0
+        self.preflight: tuple[PreflightRow, ...] = ()
         self.started = time.monotonic()
         self._component = "preflight"
         self._told: set[tuple[str, str]] = set()
@@ -173,6 +175,7 @@ class _Check:
             seconds=time.monotonic() - self.started,
             commands=self.commands,
             operations=self.operations,
+            preflight=self.preflight,
         )
 
     def judge(self, host: Host) -> None:
@@ -187,9 +190,17 @@ class _Check:
             self._exhaust(operation)
             if self.errors and System not in self.facts:
                 return
+        if self.options.plan:
+            self._preflight()
+            return
         self._judge_running(host)
         if self.options.deep:
             self._hash(settings, ask)
+
+    def _preflight(self) -> None:
+        facts: SystemState = self.facts.get(System, SystemState())
+        costs = [(found.subject, found.fetch, found.compile_seconds > 0) for found in self.changes]
+        self.preflight = preflight_rows(self.target.settings, facts, costs)
 
     def _hash(self, settings: HostSettings, ask: Callable[..., Any]) -> None:
         try:
@@ -213,18 +224,29 @@ class _Check:
                 # What stops one operation may stop the next ones too: it is told once.
                 if (change.summary, change.remedy) not in self._told:
                     self._told.add((change.summary, change.remedy))
-                    self.add(change)
+                    self.add(change, stops=True)
         except Exception as error:  # a defect in one operation must not hide what the others find
             self.errors[f"{operation.label}: {type(error).__name__}: {error}"] = None
         if commands and len(self.changes) == before:
             noun = "command" if commands == 1 else "commands"
             self.add(Change("declared", operation.label, f"converge would run {commands} {noun}"))
 
-    def add(self, change: Change) -> None:
-        """Keep a difference, once."""
+    def add(self, change: Change, *, stops: bool = False) -> None:
+        """Keep a difference, once.
+
+        + stops: whether a converge stops there
+        """
         component = change.component or self._component
         finding = Finding(
-            change.plane, component, change.subject, change.summary, change.diff, change.remedy
+            change.plane,
+            component,
+            change.subject,
+            change.summary,
+            change.diff,
+            change.remedy,
+            stops,
+            change.fetch,
+            change.compile_seconds,
         )
         self.changes.setdefault(finding)
 

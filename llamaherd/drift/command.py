@@ -70,7 +70,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=timeout_seconds,
         default=TIMEOUT,
         help="seconds a host may take, connecting included (default %(default)s); "
         "with --deep, hashing comes on top",
@@ -95,7 +95,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.set_defaults(func=run)
 
 
-def _seconds(text: str) -> int:
+def timeout_seconds(text: str) -> int:
+    """An argument that says how long a host may take."""
     if not text.isdigit() or not 0 < int(text) <= 86400:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 1 to 86400")
     return int(text)
@@ -131,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(path: Path, args: argparse.Namespace) -> DriftReport:
-    fleet, lock = _load(path)
+    fleet, lock = load_locked(path)
     names, unknown = chosen_hosts(fleet, args.limit)
     if unknown:
         raise CommandError("; ".join(unknown))
@@ -147,7 +148,8 @@ def _check(path: Path, args: argparse.Namespace) -> DriftReport:
     return report
 
 
-def _load(path: Path) -> tuple[Fleet, Lock]:
+def load_locked(path: Path) -> tuple[Fleet, Lock]:
+    """The fleet and its lock; CommandError without hosts, ProblemsError where one isn't current."""
     fleet = load_fleet(path)
     lock = read_lock(path)
     if not fleet.hosts:

@@ -39,6 +39,8 @@ class Finding:
     + summary: how, in a few words for people, such as ``mode 600 -> 644``
     + diff: unified diff, line by line, never a secret; empty where there is none
     + remedy: what mends it; empty where the next converge does
+    + stops: whether a converge stops there, so that a person must mend it first
+    + fetch, compile_seconds: bytes and time that mending it costs a converge; of a plan
     """
 
     plane: Plane
@@ -47,6 +49,22 @@ class Finding:
     summary: str
     diff: tuple[str, ...] = ()
     remedy: str = ""
+    stops: bool = False
+    fetch: int = 0
+    compile_seconds: int = 0
+
+
+@dataclass(frozen=True)
+class PreflightRow:
+    """What preflight says of one area of a host: ``rights``, ``system``, ``disk``, ...
+
+    + ok: False where a converge would stop
+    + detail: what is there, or what is wrong, in a few words
+    """
+
+    area: str
+    ok: bool
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,7 @@ class HostReport:
 
     + seconds: how long its check took
     + commands, operations: what the check cost there
+    + preflight: of a plan alone
     """
 
     name: str
@@ -64,6 +83,7 @@ class HostReport:
     seconds: float = 0.0
     commands: int = 0
     operations: int = 0
+    preflight: tuple[PreflightRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +132,7 @@ def to_document(report: DriftReport) -> dict[str, Any]:
         "state": report.state,
         "exit_code": report.exit_code,
         "hosts": [host_document(host) for host in report.hosts],
-        "upstream": [_finding(finding) for finding in report.upstream],
+        "upstream": [finding_document(finding) for finding in report.upstream],
         "failures": failures(report),
     }
 
@@ -139,11 +159,12 @@ def host_document(host: HostReport) -> dict[str, Any]:
         "seconds": round(host.seconds, 3),
         "commands": host.commands,
         "operations": host.operations,
-        "findings": [_finding(finding) for finding in host.findings],
+        "findings": [finding_document(finding) for finding in host.findings],
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def finding_document(finding: Finding) -> dict[str, Any]:
+    """The JSON form of a finding of a drift report."""
     return {
         "plane": finding.plane,
         "component": finding.component,
@@ -166,7 +187,7 @@ def from_document(document: dict[str, Any]) -> DriftReport:
 
 
 def host_from_document(host: dict[str, Any]) -> HostReport:
-    """The inverse of :func:`host_document`."""
+    """The inverse of :func:`host_document`, and of :func:`dataclasses.asdict` through JSON."""
     return HostReport(
         name=host["name"],
         state=host["state"],
@@ -175,6 +196,7 @@ def host_from_document(host: dict[str, Any]) -> HostReport:
         seconds=host["seconds"],
         commands=host["commands"],
         operations=host["operations"],
+        preflight=tuple(PreflightRow(**row) for row in host.get("preflight", ())),
     )
 
 

@@ -53,12 +53,14 @@ class Options:
     + deep: hash model files and binaries anew
     + share: only a share of them; None for all
     + day: which day's share
+    + plan: look at what a converge would do alone, with preflight's answers; nothing live is asked
     """
 
     timeout: float = TIMEOUT
     deep: bool = False
     share: Share | None = None
     day: int = field(default_factory=lambda: date.today().toordinal())
+    plan: bool = False
 
     def chosen(self, settings: HostSettings) -> list[tuple[str, Artifact]]:
         """Model files of a host to hash, each with its path."""

@@ -1,7 +1,8 @@
 """A process that checks some of a fleet's hosts: a job on standard input, results as they come.
 
-Each line on standard output is one JSON document: ``{"host": {...}}`` for a host that is done, in
-the form of a report's hosts, or ``{"hashed": [files, bytes]}``. Ends when its parent has gone.
+Each line on standard output is one JSON document: ``{"host": {...}}`` for a host that is done, all
+fields of its :class:`~llamaherd.drift.report.HostReport`, or ``{"hashed": [files, bytes]}``. Ends
+when its parent has gone.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import llamaherd.runner  # noqa: F401  # isort: skip
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llamaherd.drift.check import check_targets
-from llamaherd.drift.report import HostReport, host_document
+from llamaherd.drift.report import HostReport
 from llamaherd.drift.targets import from_job
 
 
@@ -31,7 +33,7 @@ def main() -> int:
         print(json.dumps(document, separators=(",", ":")), file=results, flush=True)
 
     def done(report: HostReport) -> None:
-        say({"host": host_document(report)})
+        say({"host": asdict(report)})
 
     def hashed(files: int, size: int) -> None:
         say({"hashed": [files, size]})

@@ -1,0 +1,1 @@
+"""``llamaherd plan``: what a converge would do, fetch and compile, without doing it."""
