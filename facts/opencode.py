@@ -23,6 +23,7 @@ from facts.values import FactValue
 ROOT = "/opt/opencode"
 COMMAND = "/usr/local/bin/opencode"
 SYSTEM_CONFIG = "/etc/opencode/opencode.json"
+SYSTEM_OVERRIDE = "/etc/opencode/opencode.jsonc"
 USER_CONFIG = ".config/opencode/opencode.json"
 
 
@@ -30,9 +31,11 @@ USER_CONFIG = ".config/opencode/opencode.json"
 class OpenCodeUser(FactValue):
     """One account as the host knows it.
 
-    + config_path: the configuration file, links in its path followed
+    + config_path: ``opencode.json``, links in its path followed
     + config: its state, None where there is none yet
+    + jsonc_path, jsonc: the same of ``opencode.jsonc``, which wins; none where both are one file
     + secrets: state of the asked-for files, by their path relative to the home
+    + closed: files of these in whose folder the user may not write
     """
 
     name: str
@@ -42,7 +45,10 @@ class OpenCodeUser(FactValue):
     home_exists: bool
     config_path: str
     config: FileState | None = None
+    jsonc_path: str = ""
+    jsonc: FileState | None = None
     secrets: Mapping[str, FileState] = field(default_factory=dict)
+    closed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class OpenCodeState(FactValue):
     + binary_mtime: when it was written, seconds since 1970
     + run: SHA-256 of the script that starts it, "" where it is absent, None where unknown
     + system_config: ``/etc/opencode/opencode.json``
+    + system_override: ``/etc/opencode/opencode.jsonc``, which wins over it and is none of ours
     + users: by name; an account that the host doesn't have is absent
     """
 
@@ -64,6 +71,7 @@ class OpenCodeState(FactValue):
     binary_mtime: int = 0
     run: str | None = None
     system_config: FileState | None = None
+    system_override: FileState | None = None
     users: Mapping[str, OpenCodeUser] = field(default_factory=dict)
 
 
@@ -72,8 +80,18 @@ _AS_USER = f"""{LOOK}
 home=$1; shift
 [ -d "$home" ] && echo home
 cd / || exit 0
+closed() {{
+  folder=$(dirname -- "$1")
+  while [ ! -e "$folder" ]; do folder=$(dirname -- "$folder"); done
+  [ -w "$folder" ] || echo "closed $1"
+}}
 config=$(readlink -m -- "$home/{USER_CONFIG}"); echo "config $config"; look "$config" 0
-for name; do look "$home/$name" 1; done
+closed "$config"
+jsonc=$(readlink -m -- "$home/{USER_CONFIG}c")
+if [ -e "$jsonc" ] && [ "$jsonc" != "$config" ]; then
+  echo "jsonc $jsonc"; look "$jsonc" 0; closed "$jsonc"
+fi
+for name; do look "$home/$name" 1; closed "$home/$name"; done
 true"""
 
 _SCRIPT = f"""{LOOK}
@@ -83,7 +101,7 @@ echo {SECTION}manifest; cat {ROOT}/VERSION/manifest.json 2>/dev/null; echo
 echo {SECTION}binary; [ ! -x {ROOT}/VERSION/opencode ] || stat -c '%s %Y' {ROOT}/VERSION/opencode
 echo {SECTION}run
 if [ -x {ROOT}/VERSION/run ]; then sha256sum < {ROOT}/VERSION/run; else echo -; fi
-echo {SECTION}system; look {SYSTEM_CONFIG} 0
+echo {SECTION}system; look {SYSTEM_CONFIG} 0; look {SYSTEM_OVERRIDE} 0
 for user in USERS; do
   passwd=$(getent passwd -- "$user") || continue
   echo "{SECTION}user $user"; printf '%s\\n' "$passwd"
@@ -119,6 +137,7 @@ def parse_opencode(output: list[str]) -> OpenCodeState:
     sections = split_sections(output)
     try:
         binary = (*next(iter(sections["binary"]), "0 0").split(), "0")
+        system = {state.path: state for state in map(parse_file, sections["system"])}
         users = [_parse_user(lines) for name, lines in sections.items() if name.startswith("user ")]
         return OpenCodeState(
             link=next(iter(sections["link"]), None),
@@ -126,7 +145,8 @@ def parse_opencode(output: list[str]) -> OpenCodeState:
             binary_size=int(binary[0]),
             binary_mtime=int(binary[1]),
             run=_run(sections.get("run", [])),
-            system_config=next(map(parse_file, sections["system"]), None),
+            system_config=system.get(SYSTEM_CONFIG),
+            system_override=system.get(SYSTEM_OVERRIDE),
             users={user.name: user for user in users},
         )
     except (KeyError, ValueError, IndexError) as error:
@@ -149,20 +169,27 @@ def _parse_manifest(lines: list[str]) -> Mapping[str, Any]:
 def _parse_user(lines: list[str]) -> OpenCodeUser:
     name, _, uid, gid, _, home, _ = lines[0].split(":", 6)
     rest = lines[1:]
-    paths = [line.removeprefix("config ") for line in rest if line.startswith("config ")]
-    path = paths[0]
-    states = [parse_file(line) for line in rest if " /" in line and line != f"config {path}"]
+    paths = {key: value for key in _PATHS if (value := _named(rest, key))}
+    config_path, jsonc_path = paths["config"][0], paths.get("jsonc", ("",))[0]
+    said = {f"{key} {value}" for key, values in paths.items() for value in values}
+    states = {s.path: s for s in (parse_file(x) for x in rest if " /" in x and x not in said)}
     return OpenCodeUser(
         name=name,
         uid=int(uid),
         gid=int(gid),
         home=home,
         home_exists="home" in rest,
-        config_path=path,
-        config=next((state for state in states if state.path == path), None),
-        secrets={
-            state.path.removeprefix(home).lstrip("/"): state
-            for state in states
-            if state.path != path
-        },
+        config_path=config_path,
+        config=states.pop(config_path, None),
+        jsonc_path=jsonc_path,
+        jsonc=states.pop(jsonc_path, None),
+        secrets={path.removeprefix(home).lstrip("/"): state for path, state in states.items()},
+        closed=paths.get("closed", ()),
     )
+
+
+_PATHS = ("config", "jsonc", "closed")
+
+
+def _named(lines: Sequence[str], key: str) -> tuple[str, ...]:
+    return tuple(x.removeprefix(f"{key} ") for x in lines if x.startswith(f"{key} /"))

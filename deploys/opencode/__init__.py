@@ -11,6 +11,7 @@ system configuration is there before the binary is.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from deploys.common.changes import Change, record, refusal
 from deploys.common.downloads import upload_artifacts
 from deploys.common.files import ManagedFile, is_current, record_change, write_files
 from deploys.common.jobs import run_job
+from deploys.common.json_text import JsonText, JsonTextError
 from deploys.common.operations import (
     Commands,
     HostError,
@@ -33,9 +35,9 @@ from deploys.common.secrets import secret
 from deploys.common.shell import script_word
 from deploys.opencode.config import (
     SYSTEM_CONFIG,
-    ConfigError,
     holds_secret,
     key_path,
+    overriding_config,
     system_config,
     user_config,
 )
@@ -90,6 +92,7 @@ def refuse(settings: OpenCodeSettings, state: OpenCodeState) -> None:
         problems.append(
             f"{SYSTEM_CONFIG} is a {state.system_config.kind}: move it away, llamaherd writes it"
         )
+    problems += _system_problems(settings, state)
     for name in settings.users:
         user = state.users.get(name)
         if user is None:
@@ -108,12 +111,41 @@ def refuse(settings: OpenCodeSettings, state: OpenCodeState) -> None:
         raise HostError("; ".join(problems), *(refusal(text, "OpenCode") for text in problems))
 
 
-def _config_problems(settings: OpenCodeSettings, user: OpenCodeUser) -> list[str]:
+def _system_problems(settings: OpenCodeSettings, state: OpenCodeState) -> list[str]:
+    """A further file of the site's may add settings, but it wins over ours where both have one."""
+    override = state.system_override
+    if override is None:
+        return []
     try:
-        user_config(_text(user), settings, user.config_path)
-    except ConfigError as error:
+        theirs = JsonText(_text(override, "root"), override.path, comments=True).members(())
+    except JsonTextError as error:
         return [str(error)]
-    return []
+    ours = json.loads(system_config(settings))
+    both = [key for key in theirs if key in ours and key != "$schema"]
+    if not both:
+        return []
+    return [f"{override.path} sets {', '.join(both)} over llamaherd's: take that out there"]
+
+
+def _config_problems(settings: OpenCodeSettings, user: OpenCodeUser) -> list[str]:
+    problems = []
+    try:
+        for file, state in _configs(settings, user).items():
+            if state is not None and is_current(file, state):
+                continue
+            if file.path in user.closed:
+                problems.append(
+                    f"{user.name} may not write {file.path}: make its folder that user's own "
+                    f"(chown {user.name}), or take {user.name} out of opencode.users"
+                )
+            elif state is not None and state.user != user.name:
+                problems.append(
+                    f"{file.path} belongs to {state.user}, and {user.name}'s values must go into "
+                    f"it: run chown {user.name} {file.path}"
+                )
+    except JsonTextError as error:
+        problems.append(str(error))
+    return problems
 
 
 def user_files(
@@ -132,37 +164,49 @@ def user_files(
                 f"{user.home}/{path}", key + "\n", mode="600", secret=True, as_user=name
             )
             files[file] = user.secrets.get(path)
-        before = _text(user)
-        file = ManagedFile(
-            user.config_path,
-            user_config(before, settings, user.config_path),
-            mode=user.config.mode if user.config else "644",
-            secret=holds_secret(before),
-            as_user=name,
-        )
-        files[file] = user.config
+        files |= _configs(settings, user)
     return files
 
 
-def _text(user: OpenCodeUser) -> str:
-    """A user's configuration as text; ConfigError for what is no small UTF-8 file."""
-    if user.config is None:
-        return ""
-    if user.config.kind == "file" and not user.config.sha256:
-        raise ConfigError(
-            f"{user.config_path} belongs to {user.config.user} and {user.name} may not read it: "
-            f"run chown {user.name} {user.config_path}"
+def _configs(settings: OpenCodeSettings, user: OpenCodeUser) -> dict[ManagedFile, FileState | None]:
+    """A user's configuration: the file that there is, both where there are two."""
+    files: dict[ManagedFile, FileState | None] = {}
+    if user.config is not None or user.jsonc is None:
+        before = "" if user.config is None else _text(user.config, user.name)
+        text = user_config(before, settings, user.config_path)
+        files[_config(user, user.config_path, user.config, before, text)] = user.config
+    if user.jsonc is not None:
+        before = _text(user.jsonc, user.name)
+        edit = user_config if user.config is None else overriding_config
+        text = edit(before, settings, user.jsonc_path)
+        files[_config(user, user.jsonc_path, user.jsonc, before, text)] = user.jsonc
+    return files
+
+
+def _config(
+    user: OpenCodeUser, path: str, state: FileState | None, before: str, text: str
+) -> ManagedFile:
+    mode = "644" if state is None else state.mode
+    return ManagedFile(path, text, mode=mode, secret=holds_secret(before), as_user=user.name)
+
+
+def _text(state: FileState, user: str) -> str:
+    """A configuration as text; JsonTextError for what is no small UTF-8 file."""
+    if state.kind == "file" and not state.sha256:
+        raise JsonTextError(
+            f"{state.path} belongs to {state.user} and {user} may not read it: "
+            f"run chown {user} {state.path}"
         )
-    if user.config.kind != "file" or user.config.content is None:
-        raise ConfigError(
-            f"{user.config_path} is no file of a size that a configuration has: move it away"
+    if state.kind != "file" or state.content is None:
+        raise JsonTextError(
+            f"{state.path} is no file of a size that a configuration has: move it away"
         )
     try:
-        return user.config.content.decode()
+        return state.content.decode()
     except UnicodeDecodeError as error:
-        line = user.config.content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            f"{user.config_path}:{line}: not UTF-8 text: save it as UTF-8, then run again"
+        line = state.content.count(b"\n", 0, error.start) + 1
+        raise JsonTextError(
+            f"{state.path}:{line}: not UTF-8 text: save it as UTF-8, then run again"
         ) from None
 
 

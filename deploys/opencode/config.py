@@ -1,29 +1,31 @@
 """OpenCode's configuration as text: pure, no I/O, no pyinfra.
 
-Owns the whole of ``/etc/opencode/opencode.json`` and, in each named user's ``opencode.json``,
-only these values: ``$schema`` (where absent), ``model``, and inside ``provider.<id>`` of a
-declared provider ``npm``, ``name``, ``options.baseURL``, ``options.apiKey`` and ``models``. Every
-other byte of a user's file is left as it is: values are replaced in the text.
+Owns the whole of ``/etc/opencode/opencode.json`` and, in each named user's ``opencode.json`` or
+``opencode.jsonc``, only these values: ``$schema`` (where absent), ``model``, and inside
+``provider.<id>`` of a declared provider ``npm``, ``name``, ``options.baseURL``, ``options.apiKey``
+and ``models``. Every other byte of a user's file is left as it is, comments included: values are
+replaced in the text.
 
-Refuses to edit what is not plain JSON (:class:`ConfigError` names file, line and column). A
+Refuses to edit what OpenCode can't read (``JsonTextError`` names file, line and column). A
 provider that left the fleet stays in users' files: nothing in the entry proves that it was ours,
 and ``enabled_providers`` in the system file switches it off.
 
 Upstream behaviour relied on, seen with OpenCode 1.18.33: ``/etc/opencode/opencode.json`` wins over
-every file of a user, arrays replaced and not joined; a file without ``$schema`` is rewritten by
-OpenCode; ``{file:~/...}`` is read relative to the user's home, and is fatal where missing;
-``npm: @ai-sdk/openai-compatible`` is inside the binary; ``limit`` needs ``context`` and ``output``.
+every file of a user: objects are merged, arrays replaced, but for ``instructions``, which are
+joined; it reads ``opencode.json``, then ``opencode.jsonc`` over it, both with comments and
+trailing commas; a file without ``$schema`` is rewritten by OpenCode; ``{file:~/...}`` is read
+relative to the user's home, and is fatal where missing; ``npm: @ai-sdk/openai-compatible`` is
+inside the binary; ``limit`` needs ``context`` and ``output``.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from json.decoder import scanstring  # type: ignore[attr-defined]
+from collections.abc import Mapping
 from typing import Any
 
+from deploys.common.json_text import JsonText, blank_comments, comments_of
 from inventories.settings import OpenCodeModel, OpenCodeProvider, OpenCodeSettings
 
 SCHEMA = "https://opencode.ai/config.json"
@@ -32,13 +34,8 @@ SYSTEM_CONFIG = "/etc/opencode/opencode.json"
 USER_CONFIG = ".config/opencode/opencode.json"
 KEY_DIRECTORY = ".config/opencode/llamaherd"
 
-_SPACE = re.compile(r"[ \t\r\n]*")
 _SECRET_NAME = re.compile(r"key|token|secret|password|authorization|headers|environment", re.I)
 _REFERENCE = re.compile(r"\{(env|file):[^}]*\}")
-
-
-class ConfigError(Exception):
-    """A user's configuration can't be edited. The message names file, place and remedy."""
 
 
 def key_path(provider_id: str) -> str:
@@ -94,41 +91,58 @@ def provider_entry(provider: OpenCodeProvider) -> dict[str, Any]:
 
 
 def user_config(text: str, settings: OpenCodeSettings, place: str) -> str:
-    """``text`` of a user's ``opencode.json`` with our values in it; the same text when they are.
+    """``text`` of a user's configuration with our values in it; the same text when they are.
 
     + text: may be empty or blank, for a file that is absent or empty
     + place: the file, for messages
     """
-    if not text.strip():
-        text = "{\n}\n"
-    _refuse_other_than_json(text, place)
-    editor = _Editor(text, place)
-    for provider in settings.providers:
-        # Refuses what leads there and is no object, while positions are still those of the file.
-        editor.has(("provider", provider.id, "options", "baseURL"))
+    editor = _editor(text, settings, place)
     if "$schema" not in editor.members(()):
         editor.insert((), "$schema", SCHEMA, first=True)
     editor.set(("model",), settings.default_model)
     for provider in settings.providers:
-        _edit_provider(editor, provider)
+        at = ("provider", provider.id)
+        if editor.has(at):
+            _edit_provider(editor, provider)
+        else:
+            editor.set(at, provider_entry(provider))
     return editor.text
 
 
-def _edit_provider(editor: _Editor, provider: OpenCodeProvider) -> None:
+def overriding_config(text: str, settings: OpenCodeSettings, place: str) -> str:
+    """``text`` of an ``opencode.jsonc`` beside ``opencode.json``, which it must not contradict.
+
+    It wins over the other file, where our values are: those that it has too are set, none is added.
+    """
+    editor = _editor(text, settings, place)
+    for provider in settings.providers:
+        if editor.has(("provider", provider.id)):
+            _edit_provider(editor, provider, add=False)
+    return editor.text
+
+
+def _editor(text: str, settings: OpenCodeSettings, place: str) -> JsonText:
+    editor = JsonText(text, place, comments=True)
+    for provider in settings.providers:
+        # Refuses what leads there and is no object, while positions are still those of the file.
+        editor.has(("provider", provider.id, "options", "baseURL"))
+    return editor
+
+
+def _edit_provider(editor: JsonText, provider: OpenCodeProvider, *, add: bool = True) -> None:
+    """Set our values of a provider that is there; with ``add`` also those that are not."""
     entry = provider_entry(provider)
     at = ("provider", provider.id)
-    if not editor.has(at):
-        editor.set(at, entry)
-        return
-    editor.set((*at, "npm"), entry["npm"])
-    editor.set((*at, "name"), entry["name"])
-    for name, value in entry["options"].items():
-        editor.set((*at, "options", name), value)
+    options = [("options", name) for name in entry["options"]]
+    paths: list[tuple[str, ...]] = [("npm",), ("name",), *options, ("models",)]
+    for path in paths:
+        value = entry["options"][path[1]] if len(path) == 2 else entry[path[0]]
+        if add or editor.has((*at, *path)):
+            editor.set((*at, *path), value)
     if provider.api_key is None and editor.value((*at, "options", "apiKey")) == key_reference(
         provider.id
     ):
         editor.remove((*at, "options"), "apiKey")
-    editor.set((*at, "models"), entry["models"])
 
 
 def holds_secret(text: str) -> bool:
@@ -136,8 +150,10 @@ def holds_secret(text: str) -> bool:
 
     True too for what can't be read: better no diff than a leaked key.
     """
+    if any(_SECRET_NAME.search(comment) for comment in comments_of(text)):
+        return True
     try:
-        return _holds_secret(json.loads(text or "{}"), False)
+        return _holds_secret(json.loads(blank_comments(text) or "{}"), False)
     except (ValueError, RecursionError):
         return True
 
@@ -153,217 +169,3 @@ def _holds_secret(value: Any, named: bool) -> bool:
     if not isinstance(value, str):
         return False
     return named and bool(_REFERENCE.sub("", value).replace("Bearer", "").strip())
-
-
-def _refuse_other_than_json(text: str, place: str) -> None:
-    try:
-        document = _decoder(text, place).decode(text)
-    except json.JSONDecodeError as error:
-        if _is_jsonc(text, error.pos):
-            raise ConfigError(
-                f"{place}:{error.lineno}:{error.colno}: comments and trailing commas can't be kept "
-                "by an edit: rename the file to opencode.jsonc (OpenCode reads it beside "
-                "opencode.json), or take them out; then run again"
-            ) from None
-        raise ConfigError(
-            f"{place}:{error.lineno}:{error.colno}: not JSON: {error.msg}: mend the file or move "
-            "it away, then run again"
-        ) from None
-    except RecursionError:
-        raise ConfigError(
-            f"{place}:1:1: nested too deeply to be read: mend the file or move it away"
-        ) from None
-    if not isinstance(document, dict):
-        index = _skip(text, 0)
-        raise ConfigError(
-            f"{place}:{_position(text, index)}: the configuration must be an object ({{...}}): "
-            "mend the file or move it away, then run again"
-        )
-
-
-def _decoder(text: str, place: str = "") -> json.JSONDecoder:
-    def refuse(constant: str) -> None:
-        where = _position(text, text.find(constant))
-        raise ConfigError(f"{place}:{where}: {constant} is not JSON: take it out, then run again")
-
-    # Numbers stay text: a huge one must neither overflow nor stop the edit.
-    return json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=refuse)
-
-
-def _is_jsonc(text: str, position: int) -> bool:
-    """Whether JSON stopped at a comment or at a comma before a closing bracket."""
-    rest = text[position:].lstrip()
-    if rest.startswith(("//", "/*")):
-        return True
-    if rest.startswith(","):
-        return rest[1:].lstrip().startswith(("}", "]"))
-    return rest.startswith(("}", "]")) and text[:position].rstrip().endswith(",")
-
-
-def _position(text: str, index: int) -> str:
-    line = text.count("\n", 0, index) + 1
-    return f"{line}:{index - text.rfind(chr(10), 0, index)}"
-
-
-def _skip(text: str, index: int) -> int:
-    match = _SPACE.match(text, index)
-    return match.end() if match else index
-
-
-@dataclass(frozen=True)
-class _Member:
-    """Where one member of an object lies in the text: key, then value, both end-exclusive."""
-
-    key_start: int
-    value_start: int
-    value_end: int
-
-
-class _Editor:
-    """Sets and removes values in JSON text, and leaves every other byte alone.
-
-    The text must be valid JSON with an object at its root. Of a key written twice the last one
-    counts, as it does for every reader.
-    """
-
-    def __init__(self, text: str, place: str) -> None:
-        self.text = text
-        self.place = place
-        self._scanned: dict[int, dict[str, _Member]] = {}
-        self._newline = "\r\n" if "\r\n" in text else "\n"
-        self._unit = self._member_indent(_skip(text, 0)) or "  "
-
-    def members(self, path: Sequence[str]) -> dict[str, _Member]:
-        """The members of the object at ``path``, in order."""
-        return self._scan(self._object(path))
-
-    def has(self, path: Sequence[str]) -> bool:
-        """Whether there is a value at ``path``."""
-        return self._find(path) is not None
-
-    def value(self, path: Sequence[str]) -> Any:
-        """The value at ``path``; None where there is none, or none that Python can hold."""
-        member = self._find(path)
-        if member is None:
-            return None
-        try:
-            return json.loads(self.text[member.value_start : member.value_end])
-        except (ValueError, RecursionError):
-            return None
-
-    def set(self, path: Sequence[str], value: Any) -> None:
-        """Make ``value`` stand at ``path``, with the objects that lead there."""
-        for depth in range(1, len(path)):
-            if not self.has(path[:depth]):
-                for name in reversed(path[depth:]):
-                    value = {name: value}
-                path = path[:depth]
-                break
-        if not self.has(path):
-            self.insert(path[:-1], path[-1], value)
-        elif _canonical(self.value(path)) != _canonical(value):
-            self._replace(path, value)
-
-    def insert(self, path: Sequence[str], name: str, value: Any, *, first: bool = False) -> None:
-        """Add a member to the object at ``path``, at its end or as its ``first``."""
-        start = self._object(path)
-        members = list(self._scan(start).values())
-        inside = start + 1
-        close = _skip(self.text, members[-1].value_end if members else inside)
-        indent = self._member_indent(start)
-        if not members and "\n" in self.text.strip() + self._newline * (not path):
-            indent = self._unit * (len(path) + 1)
-        lead = " " if indent is None else self._newline + indent
-        member = json.dumps(name, ensure_ascii=False) + ": " + self._dump(value, indent)
-        if not members:
-            if indent is None:
-                self._splice(inside, close, member)
-            else:
-                self._splice(inside, close, lead + member + self._newline + self._unit * len(path))
-        elif first:
-            key = members[0].key_start
-            self._splice(key, key, member + "," + lead)
-        else:
-            end = members[-1].value_end
-            self._splice(end, end, "," + lead + member)
-
-    def remove(self, path: Sequence[str], name: str) -> None:
-        """Take a member out of the object at ``path``, with the comma that it needs no more."""
-        start = self._object(path)
-        members = self._scan(start)
-        names = list(members)
-        index = names.index(name)
-        if index > 0:
-            self._splice(members[names[index - 1]].value_end, members[name].value_end, "")
-        elif len(names) > 1:
-            self._splice(members[name].key_start, members[names[1]].key_start, "")
-        else:
-            self._splice(start + 1, _skip(self.text, members[name].value_end), "")
-
-    def _replace(self, path: Sequence[str], value: Any) -> None:
-        member = self.members(path[:-1])[path[-1]]
-        indent = self._member_indent(self._object(path[:-1]))
-        self._splice(member.value_start, member.value_end, self._dump(value, indent))
-
-    def _splice(self, start: int, end: int, text: str) -> None:
-        self._scanned.clear()
-        self.text = self.text[:start] + text + self.text[end:]
-
-    def _find(self, path: Sequence[str]) -> _Member | None:
-        for depth in range(1, len(path)):
-            if path[depth - 1] not in self.members(path[: depth - 1]):
-                return None
-        return self.members(path[:-1]).get(path[-1])
-
-    def _object(self, path: Sequence[str]) -> int:
-        """Index of the brace that opens the object at ``path``, which must be there."""
-        start = _skip(self.text, 0)
-        for depth, name in enumerate(path, 1):
-            start = self._scan(start)[name].value_start
-            if self.text[start] != "{":
-                raise ConfigError(
-                    f"{self.place}:{_position(self.text, start)}: {'.'.join(path[:depth])} must "
-                    "be an object ({...}): mend it, then run again"
-                )
-        return start
-
-    def _scan(self, start: int) -> dict[str, _Member]:
-        """The members of the object whose brace is at ``start``; read once between edits."""
-        if start not in self._scanned:
-            self._scanned[start] = self._read(start)
-        return self._scanned[start]
-
-    def _read(self, start: int) -> dict[str, _Member]:
-        decoder = _decoder(self.text)
-        members: dict[str, _Member] = {}
-        index = _skip(self.text, start + 1)
-        while self.text[index] != "}":
-            key_start = index
-            key, index = scanstring(self.text, key_start + 1)
-            value_start = _skip(self.text, _skip(self.text, index) + 1)
-            _, value_end = decoder.raw_decode(self.text, value_start)
-            members.pop(key, None)  # a repeated key counts where it stands last
-            members[key] = _Member(key_start, value_start, value_end)
-            index = _skip(self.text, value_end)
-            if self.text[index] == ",":
-                index = _skip(self.text, index + 1)
-        return members
-
-    def _member_indent(self, start: int) -> str | None:
-        """The white space before an object's first member; None when it is on the brace's line."""
-        first = _skip(self.text, start + 1)
-        space = self.text[start + 1 : first]
-        if self.text[first] == "}" or "\n" not in space:
-            return None
-        return space.rpartition("\n")[2]
-
-    def _dump(self, value: Any, indent: str | None) -> str:
-        if indent is None:
-            return json.dumps(value, ensure_ascii=False)
-        text = json.dumps(value, indent=self._unit, ensure_ascii=False)
-        return text.replace("\n", self._newline + indent)
-
-
-def _canonical(value: Any) -> str:
-    """A text that two values share only when JSON readers can't tell them apart."""
-    return json.dumps(value, sort_keys=True)

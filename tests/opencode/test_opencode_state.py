@@ -9,8 +9,11 @@ configuration.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,7 @@ from deploys.common.operations import HostError
 from deploys.opencode import refuse, user_files
 from deploys.opencode.config import system_config
 from deploys.opencode.install import current_manifest, install_job, run_path, run_script
+from facts.files import FileState
 from facts.opencode import OpenCode, OpenCodeState, parse_opencode
 
 
@@ -152,3 +156,135 @@ def test_scripts_are_good_posix_shell(script: str) -> None:
 def test_the_same_version_in_other_bytes_is_another_job() -> None:
     other = dataclasses.replace(ARTIFACT, sha256="0" * 64)
     assert install_job("1.18.33", ARTIFACT).name != install_job("1.18.33", other).name
+
+
+def opencode_user(**changes: object) -> OpenCodeState:
+    """The recorded host in order, but for its user's files."""
+    state = recorded("installed")
+    user = dataclasses.replace(state.users["dev"], **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(state, users={"dev": user})
+
+
+def file_state(path: str, text: str, user: str = "dev") -> FileState:
+    content = text.encode()
+    return FileState(path, "file", "644", user, user, hashlib.sha256(content).hexdigest(), content)
+
+
+JSON, JSONC = (
+    "/home/dev/.config/opencode/opencode.json",
+    "/home/dev/.config/opencode/opencode.jsonc",
+)
+COMMENTED = '{\n  // mine\n  "theme": "x", // too\n}\n'
+
+
+def test_a_file_with_comments_gets_our_values_and_keeps_them() -> None:
+    state = opencode_user(config_path=JSON, config=file_state(JSON, COMMENTED))
+    (file,) = user_files(SETTINGS, state, {})
+    assert file.path == JSON
+    assert file.content.startswith(
+        '{\n  "$schema": "https://opencode.ai/config.json",\n  // mine\n'
+    )
+    assert '\n  "theme": "x", // too\n  "model": "coder/smollm2",\n' in file.content
+
+
+def test_an_opencode_jsonc_alone_is_the_file_that_is_edited() -> None:
+    jsonc = file_state(JSONC, COMMENTED)
+    state = opencode_user(config_path=JSON, config=None, jsonc_path=JSONC, jsonc=jsonc)
+    (file,) = user_files(SETTINGS, state, {})
+    assert file.path == JSONC
+    assert "// too" in file.content
+    assert "http://127.0.0.1:8888/v1" in file.content
+
+
+def test_of_two_files_the_one_that_wins_must_not_contradict_and_gets_nothing_else() -> None:
+    theirs = (
+        '{\n  "provider": {\n    // ours, elsewhere\n'
+        '    "coder": {"options": {"baseURL": "http://old/v1", "timeout": 5}}\n  }\n}\n'
+    )
+    state = opencode_user(jsonc_path=JSONC, jsonc=file_state(JSONC, theirs))
+    files = {file.path: file.content for file in user_files(SETTINGS, state, {})}
+    assert list(files) == ["/home/dev/dotfiles/oc.json", JSONC]
+    assert files[JSONC] == theirs.replace("http://old/v1", "http://127.0.0.1:8888/v1")
+    harmless = opencode_user(jsonc_path=JSONC, jsonc=file_state(JSONC, COMMENTED))
+    assert {f.path: f.content for f in user_files(SETTINGS, harmless, {})}[JSONC] == COMMENTED
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"config": file_state("/home/dev/dotfiles/oc.json", "{}", "root")},
+            "/home/dev/dotfiles/oc.json belongs to root, .* run chown dev /home/dev/dotfiles/oc",
+        ),
+        (
+            {
+                "config": file_state("/home/dev/dotfiles/oc.json", "{}"),
+                "closed": ("/home/dev/dotfiles/oc.json",),
+            },
+            r"dev may not write /home/dev/dotfiles/oc.json: make its folder .*chown dev\)",
+        ),
+    ],
+)
+def test_a_file_that_the_user_may_not_write_is_refused_before_anything_changes(
+    changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(HostError, match=message):
+        refuse(SETTINGS, opencode_user(**changes))
+
+
+def test_a_foreign_file_that_needs_no_change_is_left_in_peace() -> None:
+    user = recorded("installed").users["dev"]
+    assert user.config is not None
+    foreign = dataclasses.replace(user.config, user="root")
+    refuse(SETTINGS, opencode_user(config=foreign, closed=(user.config_path,)))
+
+
+@pytest.mark.parametrize(("text", "named"), [('{"mcp": {}}', None), ('{"model": "x/y"}', "model")])
+def test_a_further_system_file_may_add_settings_but_not_change_ours(
+    text: str, named: str | None
+) -> None:
+    path = "/etc/opencode/opencode.jsonc"
+    override = file_state(path, f"// the site's\n{text}", "root")
+    state = dataclasses.replace(recorded("installed"), system_override=override)
+    if named is None:
+        refuse(SETTINGS, state)
+        return
+    with pytest.raises(HostError, match=f"{path} sets {named} over llamaherd's"):
+        refuse(SETTINGS, state)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can look with another's rights")
+def test_both_files_and_what_the_user_may_not_write_are_read_off_a_real_home() -> None:
+    """The fact's own command, for the account ``nobody`` with a home of its own."""
+    home = Path(subprocess.check_output(["mktemp", "-d", "-p", "/var/tmp"], text=True).strip())
+    try:
+        folder = home / ".config" / "opencode"
+        folder.mkdir(parents=True)
+        for path in (home, home / ".config", folder):
+            path.chmod(0o755)
+        (folder / "opencode.json").write_text("{}")
+        (folder / "opencode.jsonc").write_text("// c\n{}")
+        (home / "getent").write_text(f"#!/bin/sh\necho nobody:x:1:1::{home}:/bin/sh\n")
+        (home / "getent").chmod(0o755)
+        ask = partial(
+            subprocess.run,
+            ["sh", "-c", OpenCode().command("1.18.33", ["nobody"], [KEY])],
+            env={"PATH": f"{home}:/usr/sbin:/usr/bin:/sbin:/bin"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        done = ask()
+        user = parse_opencode(done.stdout.splitlines()).users["nobody"]
+        assert user.config is not None
+        assert user.jsonc is not None
+        assert (user.config_path, user.config.content) == (f"{folder}/opencode.json", b"{}")
+        assert (user.jsonc_path, user.jsonc.content) == (f"{folder}/opencode.jsonc", b"// c\n{}")
+        assert user.closed == (user.config_path, user.jsonc_path, f"{home}/{KEY}")
+        (folder / "opencode.jsonc").unlink()
+        (folder / "opencode.jsonc").symlink_to("opencode.json")
+        done = ask()
+        user = parse_opencode(done.stdout.splitlines()).users["nobody"]
+        assert (user.jsonc_path, user.jsonc) == ("", None)
+    finally:
+        subprocess.run(["rm", "-rf", str(home)], check=True)
