@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from inventories.merge import own_build, own_toolkit
 from schemas.document import Node
 from schemas.validate import load_schema, resolve
 
@@ -85,9 +86,12 @@ def host_values(merged: Node, name: str, filler: Filler) -> dict[str, Any]:
         node = merged.get(section)
         if node is not None:
             values[section] = tidy(filler.fill(node, definition))
+    proxy = merged.get("proxy")
+    if proxy is not None:
+        values["proxy"] = filler.fill(proxy, "proxy")
     servers = merged.get("servers")
     values["servers"] = {
-        server: _tidy_server(filler.fill(node, "server"))
+        server: _server(node, merged, filler)
         for server, node in (servers.value.items() if servers is not None else ())
     }
     opencode = merged.get("opencode")
@@ -117,6 +121,17 @@ def _cmake_value(value: str | bool | int) -> str:
     if isinstance(value, bool):
         return "ON" if value else "OFF"
     return str(value)
+
+
+def _server(node: Node, host: Node, filler: Filler) -> dict[str, Any]:
+    """A server's values; a build or toolkit of its own is whole, over the host's."""
+    server = _tidy_server(filler.fill(node, "server"))
+    build, toolkit = own_build(node, host), own_toolkit(node, host)
+    if build is not None:
+        server["llama_cpp"] = _tidy_llama_cpp(filler.fill(build, "llamaCpp"))
+    if toolkit is not None:
+        server["cuda"] = _tidy_cuda(filler.fill(toolkit, "cuda"))
+    return server
 
 
 def _tidy_server(server: dict[str, Any]) -> dict[str, Any]:

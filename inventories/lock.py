@@ -203,6 +203,9 @@ def _every_request(fleet: Fleet) -> Iterator[Request]:
         if marks not in seen:
             seen.add(marks)
             yield from _host_requests(host.name, *sections)
+        for name, server in host.values["servers"].items():
+            if "llama_cpp" in server or "cuda" in server:
+                yield from _server_requests(host.name, name, server)
 
 
 def _host_requests(
@@ -211,16 +214,28 @@ def _host_requests(
     opencode: Mapping[str, Any],
     cuda: Mapping[str, Any],
 ) -> Iterator[Request]:
-    if llama_cpp:
-        body = source_request(llama_cpp)
-        yield Request("llama_cpp", _source_name(body), body, ("hosts", host, "llama_cpp"))
+    yield from _build_requests(("hosts", host), llama_cpp, cuda)
     if opencode:
         body = opencode_request(opencode)
         yield Request("opencode", str(body["version"]), body, ("hosts", host, "opencode"))
+
+
+def _server_requests(host: str, name: str, server: Mapping[str, Any]) -> Iterator[Request]:
+    """What a server's own build asks for."""
+    path = ("hosts", host, "servers", name)
+    yield from _build_requests(path, server.get("llama_cpp") or {}, server.get("cuda") or {})
+
+
+def _build_requests(
+    path: tuple[str, ...], llama_cpp: Mapping[str, Any], cuda: Mapping[str, Any]
+) -> Iterator[Request]:
+    if llama_cpp:
+        body = source_request(llama_cpp)
+        yield Request("llama_cpp", _source_name(body), body, (*path, "llama_cpp"))
     toolkit = cuda_request(cuda)
     if toolkit:
         name = f"{toolkit['provider']}-{toolkit['version']}"
-        yield Request("cuda", name, toolkit, ("hosts", host, "cuda"))
+        yield Request("cuda", name, toolkit, (*path, "cuda"))
 
 
 def _source_name(body: Mapping[str, Any]) -> str:

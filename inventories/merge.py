@@ -39,6 +39,35 @@ def merge(base: Node, over: Node) -> Node:
     return _mapping(entries, keys, over.mark)
 
 
+_SOURCES = (("ref", "repository"), ("archive", "commit", "build_number"))
+
+
+def own_build(server: Node, host: Node) -> Node | None:
+    """A server's own ``llama_cpp`` over its host's; None for a server that has none of its own.
+
+    A source is one thing: a server that names the other kind (``ref`` or ``archive``) drops the
+    host's, for a null in the server's section is gone once groups are merged.
+    """
+    own, shared = server.get("llama_cpp"), host.get("llama_cpp")
+    if own is None or own.kind != "mapping":
+        return None
+    if shared is None or shared.kind != "mapping":
+        return own
+    for mine, other in (_SOURCES, _SOURCES[::-1]):
+        if mine[0] in own.value:
+            kept = {key: child for key, child in shared.value.items() if key not in other}
+            shared = _mapping(kept, {key: shared.keys[key] for key in kept}, shared.mark)
+    return merge(shared, own)
+
+
+def own_toolkit(server: Node, host: Node) -> Node | None:
+    """A server's own ``cuda`` over its host's; None for a server that has none of its own."""
+    own, shared = server.get("cuda"), host.get("cuda")
+    if own is None or own.kind != "mapping":
+        return None
+    return own if shared is None else merge(shared, own)
+
+
 def without_nulls(node: Node) -> Node:
     """``node`` without the entries that are null; itself when there are none."""
     if not node.nulls or node.kind != "mapping":

@@ -44,6 +44,7 @@ from inventories.settings import (
     OpenCodeModel,
     OpenCodeProvider,
     OpenCodeSettings,
+    ProxySettings,
     Sampling,
     SecretReference,
     ServerSettings,
@@ -69,19 +70,21 @@ def resolve_host(fleet: Fleet, lock: Lock, name: str) -> HostSettings:
     """What the host should be. KeyError for an unknown host, :class:`UnlockedError` for no pin."""
     host = fleet.hosts[name]
     servers = tuple(
-        _server(fleet, host, server) for server in sorted(host.values.get("servers") or {})
+        _with_build(fleet, lock, host, _server(fleet, host, server))
+        for server in sorted(host.values.get("servers") or {})
     )
     used = sorted({server.model for server in servers})
     return HostSettings(
         name=name,
         ssh=ssh_settings(fleet, host),
-        cuda=_cuda(fleet, lock, host),
-        llama_cpp=_llama_cpp(fleet, lock, host),
+        cuda=_cuda(fleet, lock, host.values.get("cuda")),
+        llama_cpp=_llama_cpp(fleet, lock, host.values.get("llama_cpp")),
         models=tuple(model_settings(fleet, lock, model) for model in used),
         servers=servers,
         opencode=_opencode(fleet, lock, host),
         drift_timer=_drift_timer(fleet) if host.values.get("controller") else None,
         gpus=declared_gpus(host.values.get("gpus")),
+        proxy=_proxy(host.values.get("proxy")),
     )
 
 
@@ -148,8 +151,27 @@ def _unlocked(fleet: Fleet, what: str) -> UnlockedError:
 # CUDA and llama.cpp -----------------------------------------------------------------------------
 
 
-def _cuda(fleet: Fleet, lock: Lock, host: FleetHost) -> CudaSettings | None:
-    cuda = host.values.get("cuda")
+def _with_build(
+    fleet: Fleet, lock: Lock, host: FleetHost, server: ServerSettings
+) -> ServerSettings:
+    """The server with the build and toolkit of its own that the fleet file gives it."""
+    values = host.values["servers"][server.name]
+    return replace(
+        server,
+        llama_cpp=_llama_cpp(fleet, lock, values.get("llama_cpp")),
+        cuda=_cuda(fleet, lock, values.get("cuda")),
+    )
+
+
+def _proxy(values: Mapping[str, Any] | None) -> ProxySettings | None:
+    if not values:
+        return None
+    return ProxySettings(
+        values.get("http"), values.get("https"), tuple(values.get("no_proxy") or ())
+    )
+
+
+def _cuda(fleet: Fleet, lock: Lock, cuda: Mapping[str, Any] | None) -> CudaSettings | None:
     if not cuda:
         return None
     provider: CudaProvider = cuda.get("provider") or "nvidia-repo"
@@ -172,8 +194,9 @@ def _here(fleet: Fleet, artifact: Artifact) -> Artifact:
     return replace(artifact, path=_absolute(fleet, artifact.path))
 
 
-def _llama_cpp(fleet: Fleet, lock: Lock, host: FleetHost) -> LlamaCppSettings | None:
-    values = host.values.get("llama_cpp")
+def _llama_cpp(
+    fleet: Fleet, lock: Lock, values: Mapping[str, Any] | None
+) -> LlamaCppSettings | None:
     if not values:
         return None
     body = source_request(values)
@@ -201,8 +224,17 @@ def _llama_cpp(fleet: Fleet, lock: Lock, host: FleetHost) -> LlamaCppSettings | 
             if value is not None
         },
         jobs=values.get("jobs"),
-        ccache=_flag(values, "ccache", False),
+        compiler_cache=values.get("compiler_cache")
+        or ("ccache" if values.get("ccache") else "none"),
+        backends=tuple(values.get("backends") or ()),
+        static=_flag(values, "static", False),
+        flash_attention_quants=_quants(values.get("flash_attention_quants")),
+        rpc=_flag(values, "rpc", False),
     )
+
+
+def _quants(value: Any) -> tuple[str, ...]:
+    return ("all",) if value == "all" else tuple(value or ())
 
 
 def _flag(values: Mapping[str, Any], key: str, default: bool) -> bool:

@@ -18,7 +18,14 @@ from typing import Any
 from inventories.catalogue import names as catalogue_names
 from inventories.catalogue import unknown as unknown_in_catalogue
 from inventories.catalogue import with_catalogue
-from inventories.merge import empty_mapping, find_cycles, group_order, merge
+from inventories.merge import (
+    empty_mapping,
+    find_cycles,
+    group_order,
+    merge,
+    own_build,
+    own_toolkit,
+)
 from inventories.references import resolve_default, resolve_providers
 from schemas.document import Document, Mark, Node, dotted, printable
 from schemas.problems import Problem
@@ -55,9 +62,27 @@ OWN_CMAKE: Mapping[str, str] = {
     "CMAKE_CUDA_ARCHITECTURES": "llama_cpp.architectures",
     "GGML_NATIVE": "llama_cpp.native",
     "GGML_CUDA": "cuda.provider",
+    "GGML_CCACHE": "llama_cpp.compiler_cache",
+    "CMAKE_BUILD_TYPE": "nothing: builds are Release",
+    "BUILD_SHARED_LIBS": "nothing: the libraries of llama.cpp are linked in",
+    "LLAMA_BUILD_TESTS": "llama_cpp.targets",
+    "LLAMA_BUILD_EXAMPLES": "llama_cpp.targets",
+    "LLAMA_USE_PREBUILT_UI": "nothing: a build downloads nothing",
     "LLAMA_BUILD_NUMBER": "llama_cpp.build_number",
     "LLAMA_BUILD_COMMIT": "llama_cpp.commit",
     "CMAKE_INSTALL_PREFIX": "nothing: builds lie below /opt/llama.cpp",
+}
+
+# Definitions that are free until the setting for them is used.
+CMAKE_OF_SETTINGS: Mapping[str, str] = {
+    "GGML_VULKAN": "backends",
+    "GGML_STATIC": "static",
+    "GGML_RPC": "rpc",
+    "GGML_CUDA_FA_QUANTS": "flash_attention_quants",
+    "GGML_CUDA_FA_ALL_QUANTS": "flash_attention_quants",
+    "CMAKE_C_COMPILER_LAUNCHER": "compiler_cache",
+    "CMAKE_CXX_COMPILER_LAUNCHER": "compiler_cache",
+    "CMAKE_CUDA_COMPILER_LAUNCHER": "compiler_cache",
 }
 
 
@@ -160,7 +185,7 @@ class _Rules:
         self._addresses()
         self._controllers()
         for profile in self._profiles():
-            for rule in (_cuda, _llama_cpp, _servers, _opencode):
+            for rule in (_host_toolkit, _host_build, _server_builds, _servers, _opencode):
                 rule(profile, self)
 
     def report(self, mark: Mark, path: tuple[str | int, ...], message: str) -> None:
@@ -289,26 +314,54 @@ def _exactly_one(
         rules.report(node.keys[name], path, message)
 
 
-def _cuda(profile: _Profile, rules: _Rules) -> None:
+def _host_toolkit(profile: _Profile, rules: _Rules) -> None:
     cuda = profile.node.get("cuda")
-    if cuda is None or cuda.kind != "mapping":
-        return
+    if cuda is not None and cuda.kind == "mapping":
+        _cuda(profile, cuda, profile.node.keys["cuda"], (), rules)
+
+
+def _host_build(profile: _Profile, rules: _Rules) -> None:
+    build = profile.node.get("llama_cpp")
+    if build is not None and build.kind == "mapping":
+        mark = profile.node.keys["llama_cpp"]
+        _llama_cpp(profile, build, mark, profile.node.get("cuda"), (), rules)
+
+
+def _server_builds(profile: _Profile, rules: _Rules) -> None:
+    """Servers with a build or a toolkit of their own: each is checked as it comes out merged."""
+    for name, server in _entries(profile.node, "servers").items():
+        if server.kind != "mapping":
+            continue
+        where: tuple[str, ...] = ("servers", name)
+        build, toolkit = own_build(server, profile.node), own_toolkit(server, profile.node)
+        if toolkit is not None:
+            _cuda(profile, toolkit, server.keys["cuda"], where, rules)
+        effective = toolkit or profile.node.get("cuda")
+        if build is not None:
+            _llama_cpp(profile, build, server.keys["llama_cpp"], effective, where, rules)
+
+
+def _cuda(profile: _Profile, cuda: Node, mark: Mark, where: tuple[str, ...], rules: _Rules) -> None:
     provider = _value(cuda, "provider", "nvidia-repo")
     needed = {"existing": "path", "nvidia-repo": "version", "wheels": "version"}.get(str(provider))
     if needed is not None and needed not in cuda.value:
         example = {"path": "/usr/local/cuda-13.0", "version": '"13.0"'}[needed]
-        mark = profile.node.keys["cuda"]
         message = f"{needed} is missing: the provider {provider} needs it, such as {example}"
         if "provider" not in cuda.value:
             message += " (on a host without a GPU: provider: none)"
-        rules.on_host(profile, mark, ("cuda",), message)
+        rules.on_host(profile, mark, (*where, "cuda"), message)
 
 
-def _llama_cpp(profile: _Profile, rules: _Rules) -> None:
-    build = profile.node.get("llama_cpp")
-    if build is None or build.kind != "mapping":
-        return
-    path, mark = ("llama_cpp",), profile.node.keys["llama_cpp"]
+def _llama_cpp(
+    profile: _Profile,
+    build: Node,
+    mark: Mark,
+    cuda: Node | None,
+    where: tuple[str, ...],
+    rules: _Rules,
+) -> None:
+    """A build of a host or, at ``where``, of one of its servers; ``mark`` is its section's."""
+    path = (*where, "llama_cpp")
     ref, archive = build.get("ref"), build.get("archive")
     if ref is None and archive is None:
         message = "needs a source: ref (a tag such as b8146) or archive"
@@ -318,37 +371,70 @@ def _llama_cpp(profile: _Profile, rules: _Rules) -> None:
         later = max(build.keys["ref"], build.keys["archive"])
         rules.on_host(profile, later, path, message)
     elif ref is not None:
-        _only_with_archive(profile, build, rules)
+        _only_with_archive(profile, build, path, rules)
     else:
-        _archive(profile, build, rules)
-    if profile.node.get("cuda") is None:
+        _archive(profile, build, path, rules)
+    if cuda is None:
         message = (
             "cuda is missing on this host: say which toolkit builds llama.cpp, "
             "or cuda: {provider: none} on a host without a GPU"
         )
         rules.on_host(profile, mark, path, message)
+    else:
+        _backends(profile, build, cuda, path, rules)
+    _definitions(profile, build, path, rules)
+
+
+def _backends(
+    profile: _Profile, build: Node, cuda: Node, path: tuple[str, ...], rules: _Rules
+) -> None:
+    """CUDA is for builds that have a toolkit, and its settings for builds that have CUDA."""
+    written = build.get("backends")
+    if _refused(written) or _refused(cuda.get("provider")):
+        return
+    toolkit = _value(cuda, "provider", "nvidia-repo") != "none"
+    names = [item.value for item in written.value] if written is not None else []
+    if written is not None and "cuda" in names and not toolkit:
+        message = "cuda needs a toolkit, and cuda.provider is none: set that, or drop cuda here"
+        rules.on_host(profile, written.mark, (*path, "backends"), message)
+    if "cuda" in names or (toolkit and not names):
+        return
+    for key in ("flash_attention_quants", "static"):
+        child = build.get(key)
+        if child is not None and child.kind != "invalid" and child.value is not False:
+            message = "only a build with the backend cuda has this; delete it"
+            rules.on_host(profile, build.keys[key], (*path, key), message)
+
+
+def _definitions(profile: _Profile, build: Node, path: tuple[str, ...], rules: _Rules) -> None:
+    """Further CMake definitions may not contradict what llamaherd sets itself."""
     for name, value in _entries(build, "cmake").items():
-        if name in OWN_CMAKE:
-            message = f"llamaherd sets this itself; the setting for it is {OWN_CMAKE[name]}"
+        setting = OWN_CMAKE.get(name)
+        if setting is None and CMAKE_OF_SETTINGS.get(name) in build.value:
+            setting = f"llama_cpp.{CMAKE_OF_SETTINGS[name]}"
+        if setting is not None:
+            message = f"llamaherd sets this itself; the setting for it is {setting}"
             rules.on_host(profile, value.mark, (*path, "cmake", name), message)
 
 
-def _only_with_archive(profile: _Profile, build: Node, rules: _Rules) -> None:
+def _only_with_archive(
+    profile: _Profile, build: Node, path: tuple[str, ...], rules: _Rules
+) -> None:
     for key in ("commit", "build_number"):
         if key in build.value:
             message = f"{key} goes with archive; `llamaherd lock` finds that of a ref. Delete this"
-            rules.on_host(profile, build.keys[key], ("llama_cpp", key), message)
+            rules.on_host(profile, build.keys[key], (*path, key), message)
 
 
-def _archive(profile: _Profile, build: Node, rules: _Rules) -> None:
+def _archive(profile: _Profile, build: Node, above: tuple[str, ...], rules: _Rules) -> None:
     archive = build.value["archive"]
     for key in ("commit", "build_number"):
         if key not in build.value:
             message = f"archive needs {key} beside it: an archive does not say what it was made of"
-            rules.on_host(profile, build.keys["archive"], ("llama_cpp",), message)
+            rules.on_host(profile, build.keys["archive"], above, message)
     if archive.kind != "mapping":
         return
-    path, mark = ("llama_cpp", "archive"), build.keys["archive"]
+    path, mark = (*above, "archive"), build.keys["archive"]
     sources = [key for key in ("url", "path") if key in archive.value]
     if not sources:
         rules.on_host(profile, mark, path, "needs exactly one of url and path")
@@ -364,7 +450,7 @@ def _servers(profile: _Profile, rules: _Rules) -> None:
     servers = _entries(profile.node, "servers")
     if not servers:
         return
-    if profile.node.get("llama_cpp") is None:
+    if profile.node.get("llama_cpp") is None and not all(_own_build(s) for s in servers.values()):
         message = (
             "llama_cpp is missing on this host: its servers need a build, such as {ref: b8146}"
         )
@@ -382,6 +468,10 @@ def _servers(profile: _Profile, rules: _Rules) -> None:
         if other != name:
             message = f"port {port.value} is the server {other}'s (line {where[0]}); take another"
             rules.on_host(profile, port.mark, ("servers", name, "port"), message)
+
+
+def _own_build(server: Node) -> bool:
+    return server.kind != "mapping" or server.get("llama_cpp") is not None
 
 
 def _server(profile: _Profile, name: str, server: Node, key: Mark, rules: _Rules) -> None:

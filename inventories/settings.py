@@ -18,7 +18,9 @@ from typing import Any, Literal, TypeVar
 
 from inventories.sizing.dimensions import Dimensions
 
-CudaProvider = Literal["nvidia-repo", "wheels", "existing", "none"]
+CudaProvider = Literal["nvidia-repo", "wheels", "distribution", "existing", "none"]
+Backend = Literal["cuda", "cpu", "vulkan"]
+CompilerCache = Literal["none", "ccache", "sccache"]
 LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"]
 
 MODELS_ROOT = "/var/lib/llamaherd/models"
@@ -110,8 +112,10 @@ class CudaRepository:
 class CudaSettings:
     """The CUDA toolkit that builds need.
 
-    + provider: ``nvidia-repo``, ``wheels``, ``existing`` or ``none`` (a CPU host)
-    + version: as the fleet file says it, such as ``13.0`` or ``13.0.2``; None for existing and none
+    + provider: ``nvidia-repo``, ``wheels``, ``distribution`` (its own ``nvidia-cuda-toolkit``),
+      ``existing`` or ``none`` (a CPU host)
+    + version: as the fleet file says it, such as ``13.0`` or ``13.0.2``; what ``distribution`` must
+      turn out to be; None for existing and none
     + path: toolkit root for ``existing``, such as ``/usr/local/cuda-13.0``
     + repositories: for ``nvidia-repo``, one a distribution
     + wheels: for ``wheels``, the wheel files of the toolkit
@@ -131,6 +135,8 @@ class CudaSettings:
         if self.provider == "nvidia-repo":
             major_minor = ".".join((self.version or "").split(".")[:2])
             return f"/usr/local/cuda-{major_minor}"
+        if self.provider == "distribution":
+            return "/usr"
         return self.path if self.provider == "existing" else None
 
 
@@ -169,7 +175,11 @@ class LlamaCppSettings:
     + native: tune for the host's own CPU (``GGML_NATIVE``)
     + cmake: extra CMake definitions by name, without ``-D``
     + jobs: upper bound of parallel compile jobs; None bounds by memory and cores only
-    + ccache: use ccache for the compilers
+    + compiler_cache: what keeps the compilers' output
+    + backends: empty for cuda where there is a toolkit, else cpu
+    + static: link the CUDA libraries into the programs
+    + flash_attention_quants: pairs such as ``q8_0-q8_0``, or ``("all",)``; empty: its own
+    + rpc: build the RPC backend and its server
     """
 
     source: GitSource | ArchiveSource
@@ -180,7 +190,17 @@ class LlamaCppSettings:
     native: bool = True
     cmake: Mapping[str, str] = field(default_factory=dict)
     jobs: int | None = None
-    ccache: bool = False
+    compiler_cache: CompilerCache = "none"
+    backends: tuple[Backend, ...] = ()
+    static: bool = False
+    flash_attention_quants: tuple[str, ...] = ()
+    rpc: bool = False
+
+    def computes_with(self, cuda: CudaSettings | None) -> tuple[Backend, ...]:
+        """The backends of a build with that toolkit."""
+        if self.backends:
+            return self.backends
+        return ("cuda",) if cuda is not None and cuda.provider != "none" else ("cpu",)
 
 
 @dataclass(frozen=True)
@@ -233,6 +253,7 @@ class ServerSettings:
     + parallel: sessions at once
     + gpus: None for all, () for none (CPU only), else indices or UUIDs for CUDA_VISIBLE_DEVICES
     + ready_timeout: seconds that a start may take until the model answers
+    + llama_cpp, cuda: the server's own build and its toolkit; None for the host's
     """
 
     name: str
@@ -251,6 +272,8 @@ class ServerSettings:
     api_key: SecretReference | None = None
     extra_args: tuple[str, ...] = ()
     ready_timeout: int = 600
+    llama_cpp: LlamaCppSettings | None = None
+    cuda: CudaSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -357,6 +380,26 @@ class DeclaredGpu:
 
 
 @dataclass(frozen=True)
+class ProxySettings:
+    """The HTTP proxy of a host's own downloads; https None takes the one for http."""
+
+    http: str | None = None
+    https: str | None = None
+    no_proxy: tuple[str, ...] = ()
+
+    def environment(self) -> dict[str, str]:
+        """What curl, git, apt and dnf read; curl takes http_proxy in lower case only."""
+        local = ("localhost", "127.0.0.1", "::1")
+        values = {
+            "http_proxy": self.http,
+            "https_proxy": self.https or self.http,
+            "no_proxy": ",".join((*local, *self.no_proxy)),
+        }
+        given = {name: value for name, value in values.items() if value is not None}
+        return given | {name.upper(): value for name, value in given.items()}
+
+
+@dataclass(frozen=True)
 class HostSettings:
     """Everything that one host should be. None or empty: the component has nothing to do there.
 
@@ -372,6 +415,41 @@ class HostSettings:
     opencode: OpenCodeSettings | None = None
     drift_timer: DriftTimerSettings | None = None
     gpus: tuple[DeclaredGpu, ...] | None = None
+    proxy: ProxySettings | None = None
+
+    def build_of(self, server: ServerSettings) -> tuple[LlamaCppSettings, CudaSettings] | None:
+        """Build and toolkit of a server: its own, else the host's; None where there is none."""
+        build, toolkit = server.llama_cpp or self.llama_cpp, server.cuda or self.cuda
+        return None if build is None or toolkit is None else (build, toolkit)
+
+    def backends_of(self, server: ServerSettings) -> tuple[Backend, ...]:
+        """What a server's build computes with."""
+        toolkit = server.cuda or self.cuda
+        build = server.llama_cpp or self.llama_cpp
+        if build is not None:
+            return build.computes_with(toolkit)
+        return ("cuda",) if toolkit is not None and toolkit.provider != "none" else ("cpu",)
+
+    @property
+    def builds(self) -> tuple[tuple[LlamaCppSettings, CudaSettings], ...]:
+        """Every build of the host with its toolkit, each once, the host's own first."""
+        found = []
+        if self.llama_cpp is not None:
+            found.append((self.llama_cpp, self.cuda or CudaSettings()))
+        for server in self.servers:
+            pair = self.build_of(server)
+            if pair is not None and pair not in found:
+                found.append(pair)
+        return tuple(found)
+
+    @property
+    def toolkits(self) -> tuple[CudaSettings, ...]:
+        """Every toolkit of the host, each once, the host's own first; none for a CPU host."""
+        found: list[CudaSettings] = []
+        for toolkit in (self.cuda, *(server.cuda for server in self.servers)):
+            if toolkit is not None and toolkit.provider != "none" and toolkit not in found:
+                found.append(toolkit)
+        return tuple(found)
 
     def model(self, name: str) -> ModelSettings:
         """The model of that name; KeyError when the host has none."""

@@ -61,7 +61,7 @@ def judge_server(
     if live.props.status != 200 or not isinstance(props, dict):
         found.bad("properties", _said(live.props, "/props"), _access_remedy(server, live.props))
     else:
-        _judge_build(found, settings.llama_cpp, props)
+        _judge_build(found, server.llama_cpp or settings.llama_cpp, props)
         _judge_model(found, settings, server, props, live.models)
         _judge_size(found, server, props)
     if live.completion is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import gevent
 from paramiko import SSHException
@@ -25,11 +25,12 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput
 
-from deploys.common.operations import Commands
+from deploys.common.operations import Commands, host_proxy
 from deploys.common.progress import DISPLAY, Amount, Track, human_seconds
 from deploys.common.shell import operand, script_word, word
 from deploys.common.summary import record_failure
 from facts.sections import SECTION, split_sections
+from inventories.settings import ProxySettings
 
 JOBS = "/var/lib/llamaherd/jobs"
 LOG_LINES = 20
@@ -78,9 +79,20 @@ class Job:
 
 
 def run_job(job: Job) -> Commands:
-    """Commands that start the job, or attach to it where it runs, and wait for its end."""
-    yield start_command(job)
+    """Commands that start the job, or attach to it where it runs, and wait for its end.
+
+    A job with a network goes through the host's proxy, where its settings name one.
+    """
+    yield start_command(through_proxy(job, host_proxy()) if job.network else job)
     yield FunctionCommand(_watch, (job,), {})
+
+
+def through_proxy(job: Job, proxy: ProxySettings | None) -> Job:
+    """The job with the proxy's variables, in its script: arguments are anybody's to read."""
+    if proxy is None:
+        return job
+    lines = [f"export {name}={word(value)}\n" for name, value in proxy.environment().items()]
+    return replace(job, script="".join(lines) + job.script)
 
 
 _START = """set -eu

@@ -24,7 +24,7 @@ from pyinfra.context import ctx_host, ctx_state
 from deploys.common.changes import Change, listened
 from deploys.common.summary import record_failure
 from facts.system import System, SystemState
-from inventories.settings import HostSettings, from_data
+from inventories.settings import HostSettings, ProxySettings, from_data
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -123,6 +123,12 @@ def host_settings() -> HostSettings:
             )
         _settings[host] = from_data(HostSettings, data)
     return _settings[host]
+
+
+def host_proxy() -> ProxySettings | None:
+    """The HTTP proxy of the current host; None where it has none, or no settings of ours."""
+    known = current_host() in _settings or current_host().data.get("fleet") is not None
+    return host_settings().proxy if known else None
 
 
 def use_settings(host: Host, settings: HostSettings) -> None:

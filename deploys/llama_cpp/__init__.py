@@ -35,6 +35,7 @@ from deploys.llama_cpp.build import (
     job_count,
     plan_build,
     source_script,
+    uses_cuda,
 )
 from facts.llama_cpp import LlamaCppBuilds, LlamaCppState
 from inventories.settings import ArchiveSource, Artifact, CudaSettings, LlamaCppSettings
@@ -55,13 +56,18 @@ NO_GPU = Change(
 def llama_cpp(settings: LlamaCppSettings | None = None, cuda: CudaSettings | None = None) -> None:
     """Compile llama.cpp with the host's toolkit, once for each set of inputs.
 
-    + settings, cuda: default to the host's own; a host without llama_cpp has nothing to do
+    + settings, cuda: of one build; left out, all builds of the host are made: its own, and those
+      that servers have of their own
     """
-    settings = settings or host_settings().llama_cpp
-    if settings is None:
-        return
-    cuda = cuda or host_settings().cuda or CudaSettings()
-    compiled(name="Build llama.cpp", settings=settings, cuda=cuda)
+    if settings is not None:
+        builds: tuple[tuple[LlamaCppSettings, CudaSettings], ...] = (
+            (settings, cuda or CudaSettings()),
+        )
+    else:
+        builds = host_settings().builds
+    for number, (build, toolkit) in enumerate(builds):
+        name = "Build llama.cpp" if number == 0 else f"Build llama.cpp ({number + 1})"
+        compiled(name=name, settings=build, cuda=toolkit)
 
 
 @host_operation
@@ -79,7 +85,7 @@ def compiled(settings: LlamaCppSettings, cuda: CudaSettings) -> Commands:
     _record(settings, planned, state)
     if planned.name not in state.prepared:
         yield from _prepare_source(settings, planned)
-    yield from run_job(compile_job(settings, planned, cuda.root is not None))
+    yield from run_job(compile_job(settings, planned, uses_cuda(settings, cuda)))
 
 
 def _record(settings: LlamaCppSettings, planned: Build, state: LlamaCppState) -> None:
@@ -107,14 +113,15 @@ def _compile_seconds(settings: LlamaCppSettings, planned: Build) -> int:
 def host_build(settings: LlamaCppSettings, cuda: CudaSettings) -> Build:
     """The build that these settings make on the current host; HostError when they make none."""
     facts = system()
-    if facts.gpu_error and cuda.root is not None and not settings.architectures:
+    with_cuda = uses_cuda(settings, cuda)
+    if facts.gpu_error and with_cuda and not settings.architectures:
         raise HostError(facts.gpu_error, gpu_change(facts.gpu_error))
     found = {gpu.architecture for gpu in facts.gpus if gpu.architecture}
     machine = Machine(facts.platform, facts.architecture, facts.cpu, tuple(sorted(found)))
     try:
         return plan_build(settings, cuda, machine)
     except BuildError as error:
-        missing = cuda.root is not None and not found and not settings.architectures
+        missing = with_cuda and not found and not settings.architectures
         raise HostError(str(error), *([NO_GPU] if missing else [])) from error
 
 

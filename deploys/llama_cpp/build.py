@@ -30,6 +30,8 @@ CPU_JOB_BYTES = 1024**3
 # Where a job sees its work folder. One name for all builds: compilers put paths into what they
 # make, so this keeps builds alike and lets ccache serve one build from another's.
 WORK_MOUNT = "/run/llamaherd/build"
+RPC_SERVER = "ggml-rpc-server"
+CACHES = "/var/cache/llamaherd"
 
 
 @dataclass(frozen=True)
@@ -85,17 +87,29 @@ class Build:
 def plan_build(settings: LlamaCppSettings, cuda: CudaSettings, machine: Machine) -> Build:
     """The build that these settings make on that machine; BuildError when they make none."""
     definitions = cmake_definitions(settings, cuda, machine)
+    targets = _targets(settings)
     inputs = {
         "source": _source(settings),
         "definitions": definitions,
-        "targets": sorted(settings.targets),
+        "targets": sorted(targets),
         "platform": machine.platform,
         "architecture": machine.architecture,
         "cpu": machine.cpu if settings.native else None,
-        "cuda": _toolkit(cuda),
+        "cuda": _toolkit(cuda) if uses_cuda(settings, cuda) else None,
     }
     name = f"b{settings.build_number}-{settings.commit[:7]}-{digest(inputs)}"
-    return Build(name, inputs, definitions, settings.targets)
+    return Build(name, inputs, definitions, targets)
+
+
+def uses_cuda(settings: LlamaCppSettings, cuda: CudaSettings) -> bool:
+    """Whether a build has the CUDA backend."""
+    return "cuda" in settings.computes_with(cuda)
+
+
+def _targets(settings: LlamaCppSettings) -> tuple[str, ...]:
+    if settings.rpc and RPC_SERVER not in settings.targets:
+        return (*settings.targets, RPC_SERVER)
+    return settings.targets
 
 
 def _source(settings: LlamaCppSettings) -> Mapping[str, str]:
@@ -124,16 +138,20 @@ def cmake_definitions(
         "CMAKE_BUILD_TYPE": "Release",
         "BUILD_SHARED_LIBS": "OFF",
         "GGML_NATIVE": _switch(settings.native),
-        "GGML_CCACHE": _switch(settings.ccache),
-        "GGML_CUDA": _switch(cuda.root is not None),
+        "GGML_CCACHE": _switch(settings.compiler_cache == "ccache"),
+        "GGML_CUDA": _switch(uses_cuda(settings, cuda)),
         "LLAMA_BUILD_TESTS": "OFF",
         "LLAMA_BUILD_EXAMPLES": "OFF",
         "LLAMA_USE_PREBUILT_UI": "OFF",
         "LLAMA_BUILD_NUMBER": str(settings.build_number),
         "LLAMA_BUILD_COMMIT": settings.commit[:7],
     }
-    if cuda.root is not None:
-        managed |= _cuda_definitions(settings, cuda.root, machine)
+    if uses_cuda(settings, cuda):
+        managed |= _cuda_definitions(settings, cuda, machine)
+    elif settings.flash_attention_quants or settings.static:
+        setting = "static" if settings.static else "flash_attention_quants"
+        raise BuildError(f"llama_cpp.{setting} needs the backend cuda: remove it")
+    managed |= _chosen(settings, cuda)
     collisions = sorted(set(managed) & set(settings.cmake))
     if collisions:
         raise BuildError(
@@ -142,20 +160,50 @@ def cmake_definitions(
     return managed | dict(settings.cmake)
 
 
-def _cuda_definitions(settings: LlamaCppSettings, root: str, machine: Machine) -> dict[str, str]:
+def _chosen(settings: LlamaCppSettings, cuda: CudaSettings) -> dict[str, str]:
+    """Definitions of settings that most builds leave alone: unset, they aren't in the build key."""
+    found = {}
+    if "vulkan" in settings.backends:
+        found["GGML_VULKAN"] = "ON"
+    if settings.rpc:
+        found["GGML_RPC"] = "ON"
+    if settings.static:
+        found["GGML_STATIC"] = "ON"
+    if settings.compiler_cache == "sccache":
+        # GGML_CCACHE would take ccache where both are installed.
+        languages = ("C", "CXX", *(["CUDA"] if uses_cuda(settings, cuda) else []))
+        found |= {f"CMAKE_{name}_COMPILER_LAUNCHER": "sccache" for name in languages}
+    if settings.flash_attention_quants:
+        found["GGML_CUDA_FA_QUANTS"] = ",".join(settings.flash_attention_quants)
+    if settings.flash_attention_quants == ("all",):
+        # The name before lists could be given; newer trees still take it.
+        found["GGML_CUDA_FA_ALL_QUANTS"] = "ON"
+    return found
+
+
+def _cuda_definitions(
+    settings: LlamaCppSettings, cuda: CudaSettings, machine: Machine
+) -> dict[str, str]:
+    root = cuda.root
+    if root is None:
+        raise BuildError(
+            "llama_cpp.backends has cuda and cuda.provider is none: set cuda.provider, "
+            "or drop cuda from llama_cpp.backends"
+        )
     architectures = settings.architectures or machine.architectures
     if not architectures:
         raise BuildError(
             "no GPU was found and llama_cpp.architectures is not set: set it, such as "
             '["89"] for an RTX 4090, mend the driver, or use cuda: {provider: none}'
         )
-    return {
+    found = {
         "CMAKE_CUDA_COMPILER": f"{root}/bin/nvcc",
-        "CUDAToolkit_ROOT": root,
         "CMAKE_CUDA_ARCHITECTURES": ";".join(f"{name}-real" for name in sorted(set(architectures))),
-        # The toolkit isn't in the loader's path: without this the server dies at its start.
-        "CMAKE_BUILD_RPATH": f"{root}/lib64",
     }
+    if cuda.provider == "distribution":
+        return found  # CMake and the loader know where a distribution keeps its libraries
+    # The toolkit isn't in the loader's path: without the run path the server dies at its start.
+    return found | {"CUDAToolkit_ROOT": root, "CMAKE_BUILD_RPATH": f"{root}/lib64"}
 
 
 def _switch(on: bool) -> str:
@@ -229,16 +277,21 @@ def build_script(build: Build, jobs: int) -> str:
     """The script that configures, compiles, checks and installs a build from its source."""
     definitions = " ".join(word(f"-D{key}={value}") for key, value in build.definitions.items())
     targets = " ".join(map(operand, build.targets))
+    checks, ending = _checks(build), ""
+    if build.definitions.get("CMAKE_CXX_COMPILER_LAUNCHER") == "sccache":
+        checks += f"export SCCACHE_DIR={CACHES}/sccache SCCACHE_IDLE_TIMEOUT=0\n"
+        # Its server outlives the compilers, and would be killed in the middle of a write.
+        ending = "sccache --stop-server > /dev/null 2>&1 || :\n"
     manifest = json.dumps({"name": build.name, **build.inputs}, sort_keys=True)
     number = build.definitions["LLAMA_BUILD_NUMBER"]
     commit = build.definitions["LLAMA_BUILD_COMMIT"]
     return f"""work={WORK_MOUNT}
-export CCACHE_DIR=/var/cache/llamaherd/ccache CCACHE_BASEDIR=$work CCACHE_NOHASHDIR=1
+export CCACHE_DIR={CACHES}/ccache CCACHE_BASEDIR=$work CCACHE_NOHASHDIR=1
 export CCACHE_COMPILERCHECK=content
 started=$(date +%s)
-cmake -S "$work/source" -B "$work/build" -G Ninja {definitions}
+{checks}cmake -S "$work/source" -B "$work/build" -G Ninja {definitions}
 ninja -C "$work/build" -j {jobs} {targets}
-rm -rf -- "$work/install"
+{ending}rm -rf -- "$work/install"
 mkdir -p "$work/install/bin"
 for target in {targets}; do cp -- "$work/build/bin/$target" "$work/install/bin/"; done
 cd "$work/install"
@@ -270,6 +323,34 @@ sync -f "$work/install"
 mv -T "$work/install" "$final"
 rm -rf -- "$work"
 """
+
+
+def _checks(build: Build) -> str:
+    """Shell that refuses what this source doesn't know; CMake would pass over it in silence."""
+    found = ""
+    if "GGML_CUDA_FA_QUANTS" in build.definitions and "GGML_CUDA_FA_ALL_QUANTS" not in (
+        build.definitions
+    ):
+        found += _known(
+            "ggml/CMakeLists.txt",
+            "GGML_CUDA_FA_QUANTS",
+            "flash_attention_quants takes no list with this llama.cpp: set it to all, "
+            "or take a newer llama_cpp.ref",
+        )
+    if RPC_SERVER in build.targets:
+        found += _known(
+            "tools/rpc/CMakeLists.txt",
+            RPC_SERVER,
+            "this llama.cpp has no ggml-rpc-server: take a newer llama_cpp.ref, or set "
+            "llama_cpp.cmake.GGML_RPC and name its RPC server in llama_cpp.targets",
+        )
+    return found
+
+
+def _known(file: str, text: str, otherwise: str) -> str:
+    return (
+        f'grep -q {word(text)} "$work/source/{file}" || {{ echo {word(otherwise)} >&2; exit 1; }}\n'
+    )
 
 
 _STEP = re.compile(r"\[(\d+)/(\d+)\]")

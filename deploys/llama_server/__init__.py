@@ -44,7 +44,7 @@ from deploys.llama_server.unit import (
 from facts.files import FileState
 from facts.servers import UNITS, LlamaServers, ServersState, ServerState, unit_name
 from facts.system import Listener
-from inventories.settings import HostSettings, ServerSettings
+from inventories.settings import CudaSettings, HostSettings, LlamaCppSettings, ServerSettings
 
 
 @deploy("llama-server")
@@ -65,15 +65,14 @@ def servers(settings: HostSettings) -> Commands:
 
     + settings: of the whole host
     """
-    binary = _binary(settings)
-    state = read(
-        LlamaServers,
-        names=[server.name for server in settings.servers],
-        builds=[binary.removesuffix("/bin/llama-server")] if binary else [],
-    )
-    instances = [_instance(settings, server, binary, state) for server in settings.servers]
+    binaries = _binaries(settings)
+    builds = sorted({_build_folder(binary) for binary in binaries.values()})
+    state = read(LlamaServers, names=[server.name for server in settings.servers], builds=builds)
+    instances = [
+        _instance(settings, server, binaries[server.name], state) for server in settings.servers
+    ]
     files = wanted_files(instances)
-    if binary and binary.removesuffix("/bin/llama-server") not in state.options and listened():
+    if listened() and any(build not in state.options for build in builds):
         # Without its build nobody knows what the unit will say; a converge builds before.
         yield from _judge_processes(instances, state)
         return
@@ -91,23 +90,37 @@ def _judge_processes(instances: Sequence[Instance], state: ServersState) -> Comm
     yield from ()
 
 
-def _binary(settings: HostSettings) -> str:
-    if not settings.servers:
-        return ""
-    if settings.llama_cpp is None or settings.cuda is None:
-        raise HostError("a server needs llama_cpp and cuda on its host: declare both")
-    return host_build(settings.llama_cpp, settings.cuda).server
+def _binaries(settings: HostSettings) -> dict[str, str]:
+    """llama-server's path by server: its own build's, else the host's."""
+    found: dict[str, str] = {}
+    known: list[tuple[tuple[LlamaCppSettings, CudaSettings], str]] = []
+    for server in settings.servers:
+        pair = settings.build_of(server)
+        if pair is None:
+            raise HostError("a server needs llama_cpp and cuda on its host: declare both")
+        binary = next((binary for other, binary in known if other == pair), "")
+        if not binary:
+            binary = host_build(*pair).server
+            known.append((pair, binary))
+        found[server.name] = binary
+    return found
+
+
+def _build_folder(binary: str) -> str:
+    return binary.removesuffix("/bin/llama-server")
 
 
 def _instance(
     settings: HostSettings, server: ServerSettings, binary: str, state: ServersState
 ) -> Instance:
+    backends = settings.backends_of(server)
     return Instance(
         server=server,
         model=settings.model(server.model),
         binary=binary,
-        options=state.options.get(binary.removesuffix("/bin/llama-server"), frozenset()),
-        gpu=settings.cuda is not None and settings.cuda.provider != "none",
+        options=state.options.get(_build_folder(binary), frozenset()),
+        gpu="cuda" in backends,
+        vulkan="vulkan" in backends,
         api_key=None if server.api_key is None else secret(server.api_key),
     )
 
@@ -118,7 +131,7 @@ def wanted_files(instances: Sequence[Instance]) -> dict[str, tuple[ManagedFile, 
         files = {instance.server.name: server_files(instance) for instance in instances}
     except ServerError as error:
         raise HostError(str(error)) from error
-    return {"": (account_file(),), **files} if files else {}
+    return {"": (account_file(instances),), **files} if files else {}
 
 
 def converge(
@@ -145,13 +158,21 @@ def converge(
     yield from _remove_undeclared(state.others)
     yield from write_files(flat, states)
     yield from remove_files(obsolete, states)
-    if instances and not state.account:
-        record(Change("declared", ACCOUNT, "the servers' system account is missing"))
+    if instances and (not state.account or _stale_account(files, states)):
+        if not state.account:
+            record(Change("declared", ACCOUNT, "the servers' system account is missing"))
         yield "systemd-sysusers /etc/sysusers.d/llama-server.conf"
     if any(_stale_unit(i, state, files, states) for i in instances):
         yield "systemctl daemon-reload"
     yield from _enable(instances, state)
     yield from _start(instances, needs)
+
+
+def _stale_account(
+    files: Mapping[str, tuple[ManagedFile, ...]], states: Mapping[str, FileState]
+) -> bool:
+    """Whether the account's declaration is about to change: it may need another group now."""
+    return any(not is_current(file, states.get(file.path)) for file in files.get("", ()))
 
 
 def _stale_unit(

@@ -24,6 +24,7 @@ SETTINGS = "/etc/llama-server"
 STATE = "/var/lib/llama-server"
 ACCOUNT = "llama-server"
 SYSUSERS = "/etc/sysusers.d/llama-server.conf"
+RENDER_GROUP = "render"
 
 # Options that llamaherd sets: in extra_args they would contradict the fleet file.
 MANAGED_OPTIONS = frozenset(
@@ -87,8 +88,9 @@ class Instance:
 
     + binary: absolute path of llama-server, in an immutable build
     + options: long options that this llama-server knows; empty when nobody could ask it
-    + gpu: whether the host's build uses CUDA
+    + gpu: whether the server's build uses CUDA
     + api_key: the secret; None for a server without
+    + vulkan: whether the server's build uses Vulkan
     """
 
     server: ServerSettings
@@ -97,6 +99,7 @@ class Instance:
     options: frozenset[str]
     gpu: bool
     api_key: str | None = None
+    vulkan: bool = False
 
 
 class ServerError(ValueError):
@@ -203,7 +206,20 @@ def _environment(instance: Instance) -> dict[str, str]:
         result |= {"CUDA_CACHE_PATH": f"{home}/cuda", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         if instance.server.gpus is not None:
             result["CUDA_VISIBLE_DEVICES"] = ",".join(instance.server.gpus)
+    if instance.vulkan and instance.server.gpus:
+        result["GGML_VK_VISIBLE_DEVICES"] = ",".join(_vulkan_gpus(instance.server))
     return result
+
+
+def _vulkan_gpus(server: ServerSettings) -> Iterable[str]:
+    """GPUs as ggml-vulkan.cpp reads them: by index alone."""
+    for gpu in server.gpus or ():
+        if not gpu.isdecimal():
+            raise ServerError(
+                f"servers.{server.name}.gpus: Vulkan knows GPUs by index: write that instead of "
+                f"{gpu}"
+            )
+        yield gpu
 
 
 _GPU_DEVICES = """DevicePolicy=closed
@@ -213,6 +229,10 @@ DeviceAllow=char-nvidia rw
 DeviceAllow=char-nvidia-uvm rw
 DeviceAllow=char-nvidia-caps rw
 ProcSubset=all"""
+# Any vendor's GPU by its render node; NVIDIA's Vulkan driver opens its own devices as well.
+_VULKAN_DEVICES = f"""{_GPU_DEVICES}
+DeviceAllow=char-drm rw
+SupplementaryGroups={RENDER_GROUP}"""
 _CPU_DEVICES = """PrivateDevices=yes
 PrivateUsers=yes
 ProcSubset=pid
@@ -247,10 +267,16 @@ def _render_unit(instance: Instance, environment: Mapping[str, str]) -> str:
         command=_command(instance),
         ready_timeout=server.ready_timeout,
         limits="LimitMEMLOCK=infinity" if "mlock" in server.load_mode else "",
-        devices=_GPU_DEVICES if instance.gpu else _CPU_DEVICES,
+        devices=_devices(instance),
         addresses=_addresses(server.host),
     )
     return _without_gaps(text)
+
+
+def _devices(instance: Instance) -> str:
+    if instance.vulkan:
+        return _VULKAN_DEVICES
+    return _GPU_DEVICES if instance.gpu else _CPU_DEVICES
 
 
 def _addresses(host: str) -> str:
@@ -312,9 +338,16 @@ def server_files(instance: Instance) -> tuple[ManagedFile, ...]:
     return tuple(files)
 
 
-def account_file() -> ManagedFile:
-    """The declaration of the servers' system account, for systemd-sysusers."""
-    return ManagedFile(SYSUSERS, f'{MARK}\nu {ACCOUNT} - "llama-server" {STATE}\n')
+def account_file(instances: Iterable[Instance] = ()) -> ManagedFile:
+    """The declaration of the servers' system account, for systemd-sysusers.
+
+    + instances: with a Vulkan build among them, the group that owns render nodes is declared too:
+      a unit whose group doesn't exist won't start
+    """
+    text = f'{MARK}\nu {ACCOUNT} - "llama-server" {STATE}\n'
+    if any(instance.vulkan for instance in instances):
+        text += f"g {RENDER_GROUP} -\n"
+    return ManagedFile(SYSUSERS, text)
 
 
 def obsolete_files(instances: Iterable[Instance]) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ from inventories.settings import HostSettings
 BASE = ("ca-certificates", "curl", "iproute2")
 BUILD = ("build-essential", "cmake", "libssl-dev", "ninja-build")
 GIT = ("git",)
+# The loader and its headers, the shaders' compiler, and headers that find_package asks for.
+VULKAN = ("glslc", "libvulkan-dev", "spirv-headers")
 # OpenCode fetches ripgrep for itself where there is none, and wants git for its snapshots.
 OPENCODE = ("git", "ripgrep")
 # llamaherd's own environment there, and the key it checks with.
@@ -41,15 +43,17 @@ def packages() -> None:
 def wanted(settings: HostSettings) -> tuple[str, ...]:
     """Names of the packages that a host's components need, sorted."""
     names = set(BASE)
-    if settings.llama_cpp is not None:
+    for build, _ in settings.builds:
         names.update(BUILD)
-        if hasattr(settings.llama_cpp.source, "repository"):
+        if hasattr(build.source, "repository"):
             names.update(GIT)
-        if settings.llama_cpp.ccache:
-            names.add("ccache")
+        if build.compiler_cache != "none":
+            names.add(build.compiler_cache)
+        if "vulkan" in build.backends:
+            names.update(VULKAN)
     if settings.servers:
         names.add("libgomp1")
-    if settings.cuda is not None and settings.cuda.provider == "wheels":
+    if any(toolkit.provider == "wheels" for toolkit in settings.toolkits):
         names.add("unzip")
     if settings.opencode is not None:
         names.update(OPENCODE)

@@ -26,9 +26,7 @@ TOLERANCE = 0.02
 
 def memory_findings(settings: HostSettings, facts: SystemState) -> list[Change]:
     """Servers whose models can't fit, with the numbers and the settings that would mend it."""
-    if settings.cuda is None or settings.cuda.provider == "none":
-        return _host_memory(settings, settings.servers, facts.memory_total)
-    on_cpu = tuple(server for server in settings.servers if server.gpus == ())
+    on_cpu = tuple(server for server in settings.servers if _on_cpu(settings, server))
     return [
         *_gpu_memory(settings, facts.gpus),
         *_host_memory(settings, on_cpu, facts.memory_total),
@@ -98,12 +96,17 @@ def _flow(gpus: Sequence[Mapping[str, Any]]) -> str:
     return f"[{', '.join(f'{{{entry}}}' for entry in entries)}]"
 
 
+def _on_cpu(settings: HostSettings, server: ServerSettings) -> bool:
+    return server.gpus == () or settings.backends_of(server) == ("cpu",)
+
+
 # GPUs -------------------------------------------------------------------------------------------
 
 
 def _gpu_memory(settings: HostSettings, gpus: Sequence[Gpu]) -> list[Change]:
     cards = [Card(g.index, (g.memory_total or 0) * MIB, g.name, g.uuid) for g in gpus]
-    wants = [want for server in settings.servers if (want := _want(settings, server))]
+    servers = [server for server in settings.servers if not _on_cpu(settings, server)]
+    wants = [want for server in servers if (want := _want(settings, server))]
     return [
         Change("declared", "GPU memory", found.summary, remedy=found.remedy)
         for found in shortages(wants, cards)

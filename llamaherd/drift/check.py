@@ -288,7 +288,7 @@ class _Check:
 
     def _judge_running(self, host: Host) -> None:
         settings = self.target.settings
-        gpu = settings.cuda is not None and settings.cuda.provider != "none"
+        gpu = bool(settings.toolkits)
         system: SystemState = self.facts.get(System, SystemState())
         servers: ServersState = self.facts.get(LlamaServers, ServersState())
         places = [(server.name, server.port, server.host) for server in settings.servers]
@@ -307,7 +307,8 @@ class _Check:
                 continue
             for change in process_changes(server, state):
                 self.add(change)
-            for change in gpu_changes(server, state, running, system) if gpu else ():
+            on_cuda = "cuda" in settings.backends_of(server)
+            for change in gpu_changes(server, state, running, system) if on_cuda else ():
                 self.add(change)
             self._judge_live(server, running)
 

@@ -44,7 +44,9 @@ def test_the_name_tells_number_and_commit() -> None:
 
 
 def test_the_same_inputs_never_make_two_builds() -> None:
-    again = replace(SETTINGS, jobs=1, ccache=False, targets=tuple(reversed(SETTINGS.targets)))
+    again = replace(
+        SETTINGS, jobs=1, compiler_cache="none", targets=tuple(reversed(SETTINGS.targets))
+    )
     assert plan_build(SETTINGS, CUDA, MACHINE).name == plan_build(again, CUDA, MACHINE).name
 
 
