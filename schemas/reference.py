@@ -106,6 +106,7 @@ class _Reader:
     def __init__(self, root: Schema) -> None:
         self.root = root
         self.shared = _shared_shapes(root)
+        self.hosted = _hosted(root)
 
     def sections(self) -> Iterator[Section]:
         top = tuple(self._key((name,), sub, self.root) for name, sub in _properties(self.root))
@@ -170,11 +171,14 @@ class _Reader:
 
     def _key(self, path: Path_, written: Schema, owner: Schema, places: Path_ = ()) -> Key:
         name = _reference(written)
+        shape = _spoken(name) if name in self.shared else None
+        if name in self.hosted and path[-1] == self.hosted[name] and not places:
+            shape = self.hosted[name]  # a server's own build: described once, as the host's is
         return Key(
             path,
             resolve(written, self.root),
             places,
-            _spoken(name) if name in self.shared else None,
+            shape,
             path[-1] in owner.get("required", ()),
         )
 
@@ -195,18 +199,27 @@ def _spoken(name: str) -> str:
 def _shared_shapes(root: Schema) -> list[str]:
     """Mappings with keys that more than one key refers to, in the schema's order."""
     users: dict[str, set[str]] = {}
+    hosted = _hosted(root)
     definitions = {"": root, **root["$defs"]}
     for owner, definition in definitions.items():
         home = "a host's" if owner in PLACES else owner
         for name, sub in _properties(definition):
             for place in (sub, sub.get("additionalProperties"), sub.get("items")):
                 if isinstance(place, Mapping) and "$ref" in place:
+                    if owner not in PLACES and hosted.get(_reference(place)) == name:
+                        continue
                     users.setdefault(_reference(place), set()).add(f"{home}.{name}")
     return [
         name
         for name, definition in root["$defs"].items()
         if len(users.get(name, ())) > 1 and "properties" in definition
     ]
+
+
+def _hosted(root: Schema) -> dict[str, str]:
+    """Mappings that are sections of hosts, by definition: the key under which a host has them."""
+    host = root["$defs"]["host"]
+    return {_reference(sub): name for name, sub in _properties(host) if "$ref" in sub}
 
 
 def page(schema: Schema) -> str:
