@@ -11,8 +11,7 @@ import json
 import os
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,74 +24,28 @@ from inventories.pinning.header import read_headers
 from inventories.pinning.hub import pin_model, quant_of
 from inventories.resolve import model_title
 from inventories.settings import Artifact
-from inventories.sizing.dimensions import Dimensions, SizingError, dimensions_of
-from inventories.sizing.estimate import (
-    GIB,
-    KV_TYPES,
-    Fit,
-    Load,
-    fewest_cpu_moe,
-    fit,
-    largest_context,
-)
+from inventories.sizing.dimensions import SizingError, dimensions_of
+from inventories.sizing.estimate import GIB, KV_TYPES
 from inventories.sizing.known import known_model
 from inventories.sizing.options import gpu_sizes
 from llamaherd.arguments import DEFAULT_FLEET, CommandError, Subparsers, add_json_argument
+from llamaherd.fit_answers import (
+    ANYTHING,
+    Answer,
+    Candidate,
+    Question,
+    Recommendation,
+    Row,
+    Sized,
+    answer_of,
+    choices_of,
+)
 from llamaherd.tables import WIDTH, table
 from schemas.validate import did_you_mean
 
 DEFAULT_GPUS = ("16G", "24G", "32G", "48G")
-DEFAULT_TYPES = ("f16", "q8_0", "q4_0")
-WANTED = 65_536
-"""Tokens of a session that a coding agent is glad of; what a recommendation looks for."""
-
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 MAX_SHARDS = 256
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One quantisation of a model, with dimensions; ``extra`` is a projector's bytes."""
-
-    quant: str
-    dimensions: Dimensions
-    extra: int = 0
-
-
-@dataclass(frozen=True)
-class Sized:
-    """A model that can be looked at.
-
-    + source: where the numbers are from: ``catalogue``, ``lock``, ``file``, ``url`` or ``hub``
-    + estimated: whether weights are split by shares of parameters, not read off a header
-    """
-
-    name: str
-    source: str
-    candidates: tuple[Candidate, ...]
-
-    @property
-    def estimated(self) -> bool:
-        """Whether the split of the weights is an estimate."""
-        return self.source == "catalogue"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the answer; ``found`` is None when not even the smallest context fits."""
-
-    gpus: tuple[int, ...]
-    quant: str
-    type_kv: str
-    found: Fit | None
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """What to run, and why."""
-
-    row: Row
-    reason: str
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -107,7 +60,12 @@ def add_parser(subparsers: Subparsers) -> None:
         epilog="Exit status: 0 something fits, 1 nothing does, or the question can't be answered.",
     )
     parser.add_argument(
-        "model", metavar="MODEL", help="catalogue or fleet name, file, URL, REPO:QUANT"
+        "model", nargs="?", metavar="MODEL", help="catalogue or fleet name, file, URL, REPO:QUANT"
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="every model of the fleet and the catalogue, on each of the GPUs, each pair, and all",
     )
     parser.add_argument(
         "--vram",
@@ -153,18 +111,50 @@ def _natural(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out ``llamaherd fit``; 0 when something fits."""
+    if (args.model is None) == (not args.all):
+        raise CommandError("name a model (llamaherd fit MODEL), or look at all of them with --all")
+    question = Question(args.context, args.parallel, args.kv, args.cpu_moe)
+    path = fleet_file(args.fleet)
+    unknown: list[str] = []
     try:
-        boxes = boxes_of(args.vram)
-        model = find_model(args.model, fleet_file(args.fleet))
-        rows = list(answer(model, boxes, args))
+        if args.all:
+            boxes = choices_of(boxes_of(args.vram)[0]) if args.vram else boxes_of(args.vram)
+            fleet = load_fleet(path) if path is not None else None
+            answers = [answer_of(model, boxes, question) for model in all_models(fleet, unknown)]
+        else:
+            answers = [answer_of(find_model(args.model, path), boxes_of(args.vram), question)]
     except (SizingError, GgufError, PinError) as error:
         raise CommandError(str(error)) from None
-    advice = [recommend(model, box, rows, args) for box in boxes]
     if args.json:
-        print(json.dumps(report(model, rows, advice, args), indent=2))
+        documents = [report(answer, question) for answer in answers]
+        whole = {"ok": any(a.ok for a in answers), "models": documents, "unknown": unknown}
+        print(json.dumps(whole if args.all else documents[0], indent=2))
     else:
-        _print(model, boxes, rows, advice, args)
-    return 0 if any(row.found is not None and row.found.fits for row in rows) else 1
+        print("\n\n".join(render(answer, question) for answer in answers))
+        if unknown:
+            print("\n" + _unknown(unknown))
+    return 0 if any(answer.ok for answer in answers) else 1
+
+
+def all_models(fleet: Fleet | None, unknown: list[str]) -> Iterator[Sized]:
+    """The fleet's models, then those of the catalogue that the fleet doesn't name.
+
+    + unknown: gets the names of those of which nothing is known
+    """
+    own = tuple(fleet.models) if fleet is not None else ()
+    for name in (*own, *(name for name in catalogue.names() if name not in own)):
+        try:
+            if fleet is not None and name in own:
+                yield fleet_model(fleet, name)
+            else:
+                yield catalogue_model(catalogue.entry(name))
+        except CommandError:
+            unknown.append(name)
+
+
+def _unknown(names: Sequence[str]) -> str:
+    said = f"Not sized, for nothing is known of their memory yet: {', '.join(names)}."
+    return textwrap.fill(f"{said} `llamaherd fit NAME` says what would help.", WIDTH)
 
 
 def boxes_of(sizes: Sequence[str]) -> list[tuple[int, ...]]:
@@ -284,117 +274,34 @@ def _token() -> str | None:
     return os.environ.get("HF_TOKEN") or None
 
 
-# The answer -------------------------------------------------------------------------------------
-
-
-def answer(
-    model: Sized, boxes: Sequence[tuple[int, ...]], args: argparse.Namespace
-) -> Iterable[Row]:
-    """A row for every box, quantisation and K/V type, the best quality first."""
-    for gpus in boxes:
-        for candidate in sorted(model.candidates, key=_heaviness, reverse=True):
-            for kind in (args.kv,) if args.kv else DEFAULT_TYPES:
-                yield Row(gpus, candidate.quant, kind, _found(candidate, kind, gpus, args))
-
-
-def _heaviness(candidate: Candidate) -> int:
-    weights = candidate.dimensions.weights
-    return weights.device if weights is not None else 0
-
-
-def _load(kind: str, args: argparse.Namespace) -> Load:
-    return Load(
-        context=args.context or 0,
-        parallel=args.parallel,
-        type_k=kind,
-        type_v=kind,
-        cpu_moe=args.cpu_moe,
-    )
-
-
-def _found(
-    candidate: Candidate, kind: str, gpus: tuple[int, ...], args: argparse.Namespace
-) -> Fit | None:
-    load = _load(kind, args)
-    if args.context:
-        return fit(candidate.dimensions, load, gpus, extra=candidate.extra)
-    return largest_context(candidate.dimensions, load, gpus, extra=candidate.extra)
-
-
-def recommend(
-    model: Sized, gpus: tuple[int, ...], rows: Sequence[Row], args: argparse.Namespace
-) -> Recommendation | None:
-    """What to run on these GPUs: the best quality that still leaves room for a good context.
-
-    Weights count for more than the cache's precision, and a cache in q4_0 comes last: coding
-    models are known to lose more by it than by a smaller context.
-    """
-    good = [row for row in rows if row.gpus == gpus and row.found is not None and row.found.fits]
-    wanted = min(args.context or WANTED, model.candidates[0].dimensions.context)
-    roomy = [row for row in good if row.found and row.found.load.context >= wanted]
-    fine = [row for row in roomy if row.type_kv != "q4_0"] or roomy
-    if fine:
-        row = fine[0]
-        return Recommendation(row, _roomy_reason(row, model, wanted))
-    if good:
-        best = max(good, key=lambda row: row.found.load.context if row.found else 0)
-        tokens = best.found.load.context if best.found else 0
-        return Recommendation(
-            best, f"nothing leaves room for {wanted:,} tokens a session; {tokens:,} is the most"
-        )
-    return _with_experts_outside(model, gpus, wanted, args)
-
-
-def _roomy_reason(row: Row, model: Sized, wanted: int) -> str:
-    choice = "the only quantisation known" if len(model.candidates) == 1 else "the best quality"
-    return f"{choice}, and it leaves room for {wanted:,} tokens a session"
-
-
-def _with_experts_outside(
-    model: Sized, gpus: tuple[int, ...], wanted: int, args: argparse.Namespace
-) -> Recommendation | None:
-    for candidate in sorted(model.candidates, key=_heaviness, reverse=True):
-        for kind in (args.kv,) if args.kv else DEFAULT_TYPES[:2]:
-            load = replace(_load(kind, args), context=wanted)
-            found = fewest_cpu_moe(candidate.dimensions, load, gpus, extra=candidate.extra)
-            if found is not None:
-                reason = (
-                    "it doesn't fit as a whole: keep the experts of "
-                    f"{found.load.cpu_moe} layers in host memory (--n-cpu-moe "
-                    f"{found.load.cpu_moe}), {_gib(found.memory.host)} GiB there; slower"
-                )
-                return Recommendation(Row(gpus, candidate.quant, kind, found), reason)
-    return None
-
-
 # Output -----------------------------------------------------------------------------------------
 
 
-def report(
-    model: Sized,
-    rows: Sequence[Row],
-    advice: Sequence[Recommendation | None],
-    args: argparse.Namespace,
-) -> dict[str, Any]:
-    """What ``--json`` prints; ``schemas/fit.report.schema.json`` describes it."""
+def report(answer: Answer, question: Question) -> dict[str, Any]:
+    """One model as ``--json`` prints it; ``schemas/fit.report.schema.json`` describes it."""
+    model = answer.model
     dimensions = model.candidates[0].dimensions
     return {
-        "ok": any(row.found is not None and row.found.fits for row in rows),
+        "ok": answer.ok,
         "model": model.name,
         "source": model.source,
         "estimated": model.estimated,
         "architecture": dimensions.architecture,
         "trained_context": dimensions.context,
-        "parallel": args.parallel,
-        "context": args.context,
-        "rows": [_row(row) for row in rows],
+        "parallel": question.parallel,
+        "context": question.context,
+        "rows": [row_document(row) for row in answer.rows],
+        "experts_outside": [row_document(row) for row in answer.outside],
         "recommendations": [
-            {**_row(found.row), "reason": found.reason} for found in advice if found is not None
+            {**row_document(found.row), "reason": found.reason}
+            for found in answer.advice
+            if found is not None
         ],
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def row_document(row: Row) -> dict[str, Any]:
+    """One row as ``--json`` prints it."""
     found = row.found
     return {
         "gpus": list(row.gpus),
@@ -417,29 +324,49 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def _print(
-    model: Sized,
-    boxes: Sequence[tuple[int, ...]],
-    rows: Sequence[Row],
-    advice: Sequence[Recommendation | None],
-    args: argparse.Namespace,
-) -> None:
+def render(answer: Answer, question: Question = ANYTHING) -> str:
+    """One model for people, without a newline at the end."""
+    model = answer.model
     dimensions = model.candidates[0].dimensions
-    sessions = f"{args.parallel} session{'s' if args.parallel > 1 else ''}"
+    sessions = f"{question.parallel} session{'s' if question.parallel > 1 else ''}"
     title = (
         f"{model.name} ({dimensions.architecture}, trained for {dimensions.context:,} tokens), "
         f"{sessions}; GiB"
     )
-    print(textwrap.fill(title, WIDTH))
-    headers = ("GPU", "QUANT", "K/V", "CONTEXT", "WEIGHTS", "CACHE", "COMPUTE", "MARGIN", "TOTAL")
-    print(table([_cells(row) for row in rows], headers))
-    print()
-    for gpus, found in zip(boxes, advice, strict=True):
-        print(textwrap.fill(_sentence(gpus, found), WIDTH, subsequent_indent="  "))
+    parts = [textwrap.fill(title, WIDTH), rows_table(answer.rows)]
+    if answer.outside:
+        parts += ["", "With experts in host memory (--n-cpu-moe N):", outside_table(answer.outside)]
+    advice = zip(answer.boxes, answer.advice, strict=True)
+    parts += ["", *(_filled(_sentence(gpus, found)) for gpus, found in advice)]
     notes = "Compute is an estimate; the margin is for the driver, fragmentation and splitting."
     if model.estimated:
         notes += " Weights follow from the file's size."
-    print(textwrap.fill(notes, WIDTH))
+    return "\n".join([*parts, textwrap.fill(notes, WIDTH)])
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def rows_table(rows: Sequence[Row]) -> str:
+    """Rows for people: the context, and the numbers that make it."""
+    headers = ("GPU", "QUANT", "K/V", "CONTEXT", "WEIGHTS", "CACHE", "COMPUTE", "MARGIN", "TOTAL")
+    return table([_cells(row) for row in rows], headers)
+
+
+def outside_table(rows: Sequence[Row]) -> str:
+    """Rows with experts outside: how many layers', and what they take there."""
+    headers = ("GPU", "QUANT", "K/V", "CONTEXT", "N", "HOST", "WEIGHTS", "CACHE", "TOTAL")
+    cells = [
+        (
+            *(shown_gpus(row.gpus), row.quant, row.type_kv, f"{found.load.context:,}"),
+            *(str(found.load.cpu_moe), _gib(found.memory.host)),
+            *(_gib(found.memory.weights), _gib(found.memory.cache), _gib(found.needed)),
+        )
+        for row in rows
+        if (found := row.found) is not None
+    ]
+    return table(cells, headers)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

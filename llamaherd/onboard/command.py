@@ -29,6 +29,11 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--ssh-config", metavar="FILE", type=Path, help="instead of ~/.ssh/config")
     parser.add_argument("--key", metavar="FILE", type=Path, help="private key to log in with")
     parser.add_argument(
+        "--all-fits",
+        action="store_true",
+        help="print what fits of every model, as `llamaherd fit --all` does; --json has it always",
+    )
+    parser.add_argument(
         "--no-bandwidth", action="store_true", help="don't measure the way to the model hub"
     )
     contact = parser.add_argument_group("first contact (each step is said, with its undo)")

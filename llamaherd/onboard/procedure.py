@@ -20,6 +20,7 @@ from pathlib import Path
 
 from inventories.fleet import DEFAULT_HUB, Fleet, fleet_of
 from llamaherd.arguments import DEFAULT_FLEET, CommandError
+from llamaherd.fit import render as render_answer
 from llamaherd.onboard.converge import converge_host
 from llamaherd.onboard.diagnosis import Expectations, diagnose
 from llamaherd.onboard.first_contact import (
@@ -33,7 +34,7 @@ from llamaherd.onboard.first_contact import (
     trust_host_key,
 )
 from llamaherd.onboard.report import Contact, Finding, Report, Step, Target
-from llamaherd.onboard.serves import serves_of
+from llamaherd.onboard.serves import fits_of, serves_of
 from llamaherd.onboard.table import render, summary
 from llamaherd.onboard.write import plan_entry, write_entry
 from schemas.document import read_document
@@ -66,10 +67,12 @@ def onboard(args: argparse.Namespace) -> list[Report]:
         findings = diagnose(box.target, contact, probe, expectations(fleet, box.target))
         serves, note = serves_of(probe, fleet)
         report = Report(
-            box.target, contact, probe, box.steps, (*box.trouble, *findings), serves, note
+            *(box.target, contact, probe, box.steps, (*box.trouble, *findings), serves, note),
+            fits=fits_of(probe, fleet) if args.json or args.all_fits else (),
         )
         if not args.json:
-            print(render(report), end="\n\n" if len(targets) > 1 else "\n", flush=True)
+            shown = "\n\n".join((render(report), *map(render_answer, report.fits)))
+            print(shown, end="\n\n" if len(targets) > 1 else "\n", flush=True)
         reports.append(_write(args, report, say) if args.write else report)
     if len(targets) > 1 and not args.json:
         print(summary(reports))

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from facts.onboarding_values import Probe
+from llamaherd.fit import row_document
+from llamaherd.fit_answers import Answer
 
 Severity = Literal["blocker", "warning", "info"]
 
@@ -136,6 +138,7 @@ class Report:
     + steps: what the first contact took, in order
     + probe: None when it wasn't reached
     + serves: the recommended one first; ``serves_note`` says why there is none, or what isn't sized
+    + fits: every model at each quantisation and K/V type, on each card, each pair, and all
     + written: what ``--write`` did (:meth:`llamaherd.onboard.write.Written.document`); else None
     """
 
@@ -146,6 +149,7 @@ class Report:
     findings: tuple[Finding, ...] = ()
     serves: tuple[Serves, ...] = ()
     serves_note: str = ""
+    fits: tuple[Answer, ...] = ()
     written: Mapping[str, Any] | None = None
 
     @property
@@ -175,6 +179,11 @@ class Report:
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
             "serves": [_plain(model) for model in self.serves],
             "serves_note": self.serves_note,
+            "fits": [
+                {"model": answer.model.name, **row_document(row)}
+                for answer in self.fits
+                for row in (*answer.rows, *answer.outside)
+            ],
             "written": None if self.written is None else dict(self.written),
         }
 

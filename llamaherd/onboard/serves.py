@@ -6,21 +6,21 @@ asked for the box's own cards: the smallest single one that does, else all toget
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from facts.gpu import Gpu
 from facts.onboarding_values import Probe
-from inventories import catalogue
 from inventories.fleet import Fleet
-from llamaherd.arguments import CommandError
-from llamaherd.fit import (
+from llamaherd.fit import all_models
+from llamaherd.fit_answers import (
+    ANYTHING,
     WANTED,
+    Answer,
     Recommendation,
     Sized,
     answer,
-    catalogue_model,
-    fleet_model,
+    answer_of,
+    choices_of,
     recommend,
 )
 from llamaherd.onboard.report import Serves
@@ -29,7 +29,6 @@ RECIPE = "glm-4.7-flash"
 """Recommended before others of the catalogue: what the reference recipe serves."""
 
 MIB = 1024**2
-_QUESTION = argparse.Namespace(context=None, parallel=1, kv=None, cpu_moe=0)
 
 
 def serves_of(probe: Probe | None, fleet: Fleet | None) -> tuple[tuple[Serves, ...], str]:
@@ -45,7 +44,7 @@ def serves_of(probe: Probe | None, fleet: Fleet | None) -> tuple[tuple[Serves, .
         return (), "not sized: the driver shows no GPU with memory of its own"
     fitting = []
     unknown: list[str] = []
-    for sized in _models(fleet, unknown):
+    for sized in all_models(fleet, unknown):
         found = _best(sized, gpus)
         if found is not None:
             fitting.append(found)
@@ -53,6 +52,15 @@ def serves_of(probe: Probe | None, fleet: Fleet | None) -> tuple[tuple[Serves, .
     names = frozenset(fleet.models) if fleet is not None else frozenset()
     ordered = sorted(fitting, key=lambda serves: _rank(serves, names))
     return tuple(ordered), note if unknown else ("" if ordered else "no model that is known fits")
+
+
+def fits_of(probe: Probe | None, fleet: Fleet | None) -> tuple[Answer, ...]:
+    """Every model on each of the box's cards, each pair of them, and all: the whole table."""
+    sizes = [gpu.memory_total * MIB for gpu in probe.gpus if gpu.memory_total] if probe else []
+    if not sizes:
+        return ()
+    boxes = choices_of(sizes)
+    return tuple(answer_of(model, boxes, ANYTHING) for model in all_models(fleet, []))
 
 
 def _rank(serves: Serves, own: frozenset[str]) -> tuple[bool, bool, bool, int]:
@@ -65,19 +73,6 @@ def _rank(serves: Serves, own: frozenset[str]) -> tuple[bool, bool, bool, int]:
     )
 
 
-def _models(fleet: Fleet | None, unknown: list[str]) -> Iterator[Sized]:
-    """The fleet's models, then the catalogue's that the fleet doesn't name."""
-    own = tuple(fleet.models) if fleet is not None else ()
-    for name in (*own, *(name for name in catalogue.names() if name not in own)):
-        try:
-            if fleet is not None and name in own:
-                yield fleet_model(fleet, name)
-            else:
-                yield catalogue_model(catalogue.entry(name))
-        except CommandError:
-            unknown.append(name)
-
-
 def _best(sized: Sized, gpus: Sequence[Gpu]) -> Serves | None:
     """On the smallest single card that leaves room for an agent's context, else on all of them."""
     singles = sorted(gpus, key=lambda gpu: gpu.memory_total or 0)
@@ -85,7 +80,7 @@ def _best(sized: Sized, gpus: Sequence[Gpu]) -> Serves | None:
     best = None
     for choice in choices:
         sizes = tuple((gpu.memory_total or 0) * MIB for gpu in choice)
-        found = recommend(sized, sizes, list(answer(sized, [sizes], _QUESTION)), _QUESTION)
+        found = recommend(sized, sizes, list(answer(sized, [sizes], ANYTHING)), ANYTHING)
         if found is None or found.row.found is None or found.row.found.load.cpu_moe:
             continue
         best = _serves(sized, choice, found)

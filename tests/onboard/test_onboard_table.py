@@ -24,7 +24,7 @@ from onboard_support import (
 from facts.found_models import FoundModel
 from facts.onboarding_values import HubAnswer
 from llamaherd.onboard.report import Contact, Report, Step, document
-from llamaherd.onboard.serves import serves_of
+from llamaherd.onboard.serves import fits_of, serves_of
 from llamaherd.onboard.table import render, summary
 from schemas.validate import load_schema
 
@@ -41,7 +41,8 @@ def sized() -> Report:
     probe = replace(box(**TWO), models=models, hub=HubAnswer("https://h.org", True, "", 9_000_000))
     serves, note = serves_of(probe, None)
     steps = (Step("record a key", "forget it", True),)
-    return replace(report(probe), serves=serves, serves_note=note, steps=steps)
+    fits = fits_of(probe, None)
+    return replace(report(probe), serves=serves, serves_note=note, steps=steps, fits=fits)
 
 
 REPORTS = {
@@ -115,3 +116,15 @@ def test_several_boxes_side_by_side() -> None:
     assert "4090, 5090" in lines[1]
     assert "driver.missing" in lines[2]
     assert lines[-1] == "1 of 3 ready"
+
+
+def test_every_model_on_each_card_and_the_pair_is_in_the_document() -> None:
+    rows = sized().to_document()["fits"]
+    models = {row["model"] for row in rows}
+    assert models >= {"glm-4.7-flash", "gpt-oss-20b", "qwen3-coder-next"}
+    for model in models:
+        mine = [row for row in rows if row["model"] == model]
+        assert {len(row["gpus"]) for row in mine} == {1, 2}
+        assert {row["kv"] for row in mine} == {"f16", "q8_0", "q4_0"}
+    assert fits_of(box(**BARE_CARD), None) == ()
+    assert fits_of(None, None) == ()

@@ -19,11 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "molecule" / "lab")
 
 from hub import Hub
 
+from inventories import catalogue
 from inventories.gguf import read_file_header
 from inventories.lock import read_lock
 from inventories.pinning.header import range_reader
 from inventories.sizing.dimensions import dimensions_of
 from llamaherd.cli import main
+from llamaherd.fit_answers import choices_of
 from schemas.validate import load_schema
 
 TINY = llama(layers=4, width=256, heads=4, kv=2, head=64, inner=512, vocabulary=1000, context=8192)
@@ -264,3 +266,60 @@ def test_a_reader_without_ranges_is_hung_up_on(
         found = document(capsys, url, "--vram", "24G")
         server.shutdown()
     assert found["rows"][0]["context"] > 65536
+
+
+# All models, and experts in host memory ---------------------------------------------------------
+
+
+def test_all_models_are_told_on_each_card_and_each_pair(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text(FLEET.format(url="http://127.0.0.1:9"))
+    found = document(capsys, "--all", "--vram", "24G", "--vram", "16G", "--fleet", str(fleet))
+    names = [model["model"] for model in found["models"]]
+    assert names[0] == "flash"
+    assert {"glm-4.7-flash", "gpt-oss-20b", "qwen3-coder-next"} <= set(names)
+    assert set(names) | set(found["unknown"]) == {*catalogue.names(), "flash", "tiny"}
+    for model in found["models"]:
+        boxes = {tuple(size >> 30 for size in row["gpus"]) for row in model["rows"]}
+        assert boxes == {(16,), (24,), (16, 24)}, model["model"]
+        assert {row["kv"] for row in model["rows"]} == {"f16", "q8_0", "q4_0"}
+        known = catalogue.entry("glm-4.7-flash").quantizations
+        if model["model"] == "glm-4.7-flash":
+            assert {row["quant"] for row in model["rows"]} == {item.name for item in known}
+
+
+def test_all_models_fit_the_screen_and_name_what_is_not_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = fit(capsys, "--all", "--vram", "2x24G")
+    for name in ("glm-4.7-flash", "gemma-3-27b", "granite-4.0-h-small"):
+        assert f"{name} (" in text
+    assert "2x24G: " in text
+
+
+def test_a_pair_of_alike_cards_is_one_card_or_both() -> None:
+    assert choices_of((24, 24)) == [(24,), (24, 24)]
+    assert choices_of((24, 16, 16)) == [(16,), (24,), (16, 16), (16, 24), (16, 16, 24)]
+
+
+def test_as_few_experts_outside_as_leave_room_are_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = document(capsys, "qwen3-coder-next", "--vram", "24G", "--context", "32768", status=1)
+    assert [row["kv"] for row in found["experts_outside"]] == ["f16", "q8_0", "q4_0"]
+    for row in found["experts_outside"]:
+        assert row["fits"]
+        assert row["context"] == 32768
+        words = ["qwen3-coder-next", "--vram", "24G", "--context", "32768", "--kv", row["kv"]]
+        one_fewer = str(row["cpu_moe"] - 1)
+        document(capsys, *words, "--cpu-moe", one_fewer, status=1)
+        document(capsys, *words, "--cpu-moe", str(row["cpu_moe"]))
+    dense = document(capsys, "gemma-3-27b", "--vram", "16G", status=1)
+    assert dense["experts_outside"] == []
+
+
+@pytest.mark.parametrize("words", [[], ["--all", "glm-4.7-flash"]])
+def test_a_model_or_all_of_them(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "name a model" in refused(capsys, *words)
