@@ -48,6 +48,7 @@ class ModelPin:
     + revision: commit of the hub's repository (40 hex digits); None for a URL or a path
     + mmproj: name of the projector among ``files``
     + dimensions: what decides its memory, read off the files' headers; None where they don't tell
+    + adapters: the file of each LoRA adapter, by its name; None where there are none
     """
 
     request: Mapping[str, Any]
@@ -55,6 +56,7 @@ class ModelPin:
     revision: str | None = None
     mmproj: str | None = None
     dimensions: Dimensions | None = None
+    adapters: Mapping[str, Artifact] | None = None
 
 
 @dataclass(frozen=True)
@@ -142,16 +144,36 @@ def lock_path(fleet_path: Path) -> Path:
 def model_request(fleet: Fleet, name: str) -> dict[str, Any]:
     """What a model of the fleet asks for. Title, sampling and the like don't move the pin."""
     model = fleet.models[name]
-    if model.get("hub"):
-        keys = ("repo", "quant", "file", "revision", "endpoint")
-        hub = {key: model["hub"][key] for key in keys if model["hub"].get(key) is not None}
-        endpoint = hub.get("endpoint") or fleet.hub.get("endpoint")
-        body: dict[str, Any] = {"hub": hub | ({"endpoint": endpoint} if endpoint else {})}
-    else:
-        body = {key: model[key] for key in ("url", "path", "sha256") if model.get(key) is not None}
+    body = _place_request(fleet, model)
     if model.get("mmproj"):
         body["mmproj"] = model["mmproj"]
+    if model.get("adapters"):
+        adapters = sorted(model["adapters"].items())
+        body["adapters"] = {name: _place_request(fleet, adapter) for name, adapter in adapters}
     return body
+
+
+def _place_request(fleet: Fleet, place: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a model or an adapter comes from."""
+    if place.get("hub"):
+        return {"hub": hub_request(fleet, place["hub"])}
+    return {key: place[key] for key in ("url", "path", "sha256") if place.get(key) is not None}
+
+
+def hub_request(fleet: Fleet, hub: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ``hub`` section of a model or an adapter asks for; its token decides nothing."""
+    keys = ("repo", "quant", "file", "revision", "endpoint")
+    body = {key: hub[key] for key in keys if hub.get(key) is not None}
+    endpoint = hub.get("endpoint") or fleet.hub.get("endpoint")
+    return body | ({"endpoint": endpoint} if endpoint else {})
+
+
+def hub_sections(fleet: Fleet) -> Iterator[Mapping[str, Any]]:
+    """Every ``hub`` section of the fleet's models and their adapters."""
+    for model in fleet.models.values():
+        for place in (model, *(model.get("adapters") or {}).values()):
+            if place.get("hub"):
+                yield place["hub"]
 
 
 def source_request(llama_cpp: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from inventories.fleet import Fleet, FleetHost, default_provider, opencode_providers
+from inventories.fleet import DEFAULT_HUB, Fleet, FleetHost, default_provider, opencode_providers
 from inventories.lock import (
     CudaPin,
     Lock,
@@ -30,11 +30,13 @@ from inventories.lock import (
 from inventories.settings import (
     DEFAULT_TARGETS,
     MODELS_ROOT,
+    Adapter,
     ArchiveSource,
     Artifact,
     CudaProvider,
     CudaSettings,
     DeclaredGpu,
+    DraftSettings,
     DriftTimerSettings,
     GitSource,
     HostSettings,
@@ -73,7 +75,8 @@ def resolve_host(fleet: Fleet, lock: Lock, name: str) -> HostSettings:
         _with_build(fleet, lock, host, _server(fleet, host, server))
         for server in sorted(host.values.get("servers") or {})
     )
-    used = sorted({server.model for server in servers})
+    drafts = {server.draft.model for server in servers if server.draft is not None}
+    used = sorted({server.model for server in servers} | drafts)
     return HostSettings(
         name=name,
         ssh=ssh_settings(fleet, host),
@@ -259,14 +262,60 @@ def model_settings(fleet: Fleet, lock: Lock, name: str) -> ModelSettings:
         name=name,
         title=model_title(model),
         directory=_directory(name, pin),
-        files=tuple(_here(fleet, file) for file in pin.files),
+        files=tuple(_here(fleet, file) for file in (*pin.files, *_adapter_files(pin).values())),
         mmproj=pin.mmproj,
         reasoning=bool(model.get("reasoning")),
         sampling=_sampling(model.get("sampling")),
-        # A token is the hub's; another server must never see it.
-        token=secret_reference(fleet.hub.get("token"), fleet) if model.get("hub") else None,
+        token=hub_token(fleet, model.get("hub")),
         dimensions=pin.dimensions,
+        adapters=tuple(
+            _adapter(fleet, adapter, file.name, model["adapters"][adapter])
+            for adapter, file in _adapter_files(pin).items()
+        ),
     )
+
+
+def _adapter(fleet: Fleet, name: str, file: str, values: Mapping[str, Any]) -> Adapter:
+    scale = values.get("scale")
+    return Adapter(
+        name=name,
+        file=file,
+        scale=1.0 if scale is None else float(scale),
+        token=hub_token(fleet, values.get("hub")),
+    )
+
+
+def _adapter_files(pin: ModelPin) -> dict[str, Artifact]:
+    """The adapters' files, in the order of their names, as they are called on a host.
+
+    By content, because they lie beside the model whatever revision they are of; and without a comma
+    or colon, which llama-server's option would take for the next adapter or a scale.
+    """
+    adapters = sorted((pin.adapters or {}).items())
+    return {
+        name: replace(file, name=f"adapters/{name}-{file.sha256[:12]}.gguf")
+        for name, file in adapters
+    }
+
+
+def hub_token(fleet: Fleet, hub: Mapping[str, Any] | None) -> SecretReference | None:
+    """The token for a model's or an adapter's ``hub``: its own, or the fleet's at the fleet's hub.
+
+    A token is for one server; no other one must ever see it.
+    """
+    if not hub:
+        return None
+    if hub.get("token"):
+        return secret_reference(hub["token"], fleet)
+    home = fleet.hub.get("endpoint") or DEFAULT_HUB
+    if _origin(hub.get("endpoint") or home) != _origin(home):
+        return None
+    return secret_reference(fleet.hub.get("token"), fleet)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def model_title(model: Mapping[str, Any]) -> str:
@@ -316,8 +365,21 @@ def _server(fleet: Fleet, host: FleetHost, name: str) -> ServerSettings:
         api_key=secret_reference(values.get("api_key"), fleet),
         extra_args=tuple(values.get("extra_args") or ()),
         ready_timeout=values.get("ready_timeout") or 600,
+        draft=_draft(values.get("draft")),
+        chat_template_file=_absolute(
+            fleet, values.get("chat_template_file") or model.get("chat_template_file")
+        ),
         **given,
     )
+
+
+def _draft(values: Mapping[str, Any] | None) -> DraftSettings | None:
+    if not values or not values.get("model"):
+        return None
+    given = {key: value for key, value in values.items() if value is not None}
+    if "gpu_layers" in given:
+        given["gpu_layers"] = str(given["gpu_layers"])
+    return DraftSettings(**given)
 
 
 def server_address(fleet: Fleet, host: FleetHost, name: str) -> str | None:

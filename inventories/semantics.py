@@ -241,6 +241,9 @@ class _Rules:
                 self.report(projector.mark, ("models", name, "mmproj"), message)
             if node.kind == "mapping":
                 self._model_source(name, node)
+            for adapter, place in _entries(node, "adapters").items():
+                if place.kind == "mapping":
+                    self._adapter(("models", name, "adapters", adapter), node, place)
 
     def _model_source(self, name: str, node: Node) -> None:
         """A model, its catalogue entry counted in, comes from exactly one place."""
@@ -256,6 +259,14 @@ class _Rules:
             if "repo" not in hub.value:
                 self.report(node.keys["hub"], (*path, "hub"), "repo is missing")
             _exactly_one(hub, ("quant", "file"), node.keys["hub"], (*path, "hub"), self)
+
+    def _adapter(self, path: tuple[str, ...], model: Node, place: Node) -> None:
+        """An adapter comes from exactly one place, too."""
+        key = model.value["adapters"].keys[path[-1]]
+        _exactly_one(place, ("hub", "url", "path"), key, path, self)
+        if place.get("hub") is not None and place.get("sha256") is not None:
+            message = "a hub's checksums are found by `llamaherd lock`; delete this"
+            self.report(place.keys["sha256"], (*path, "sha256"), message)
 
     def _addresses(self) -> None:
         """Two hosts at one address and port are one machine with two opinions about it."""
@@ -485,6 +496,7 @@ def _server(profile: _Profile, name: str, server: Node, key: Mark, rules: _Rules
         hint = did_you_mean(model.value, rules.draft.models, known_as="models of this file")
         message = f"there is no model {model.value}{hint}"
         rules.on_host(profile, model.mark, (*path, "model"), message)
+    _draft(profile, name, server, rules)
     host = _value(server, "host", "127.0.0.1")
     open_to_all = _value(server, "insecure", False)
     unprotected = "api_key" not in server.value and open_to_all is False
@@ -495,6 +507,25 @@ def _server(profile: _Profile, name: str, server: Node, key: Mark, rules: _Rules
         )
         rules.on_host(profile, server.value["host"].mark, (*path, "host"), message)
     _arguments(profile, name, server, rules)
+
+
+def _draft(profile: _Profile, name: str, server: Node, rules: _Rules) -> None:
+    """A draft model is another model of the fleet."""
+    draft = server.get("draft")
+    if draft is None or draft.kind != "mapping":
+        return
+    path = ("servers", name, "draft")
+    model = draft.get("model")
+    if model is None:
+        message = "model is missing: say which model drafts"
+        rules.on_host(profile, server.keys["draft"], path, message)
+    elif model.kind == "string" and model.value not in rules.draft.models:
+        hint = did_you_mean(model.value, rules.draft.models, known_as="models of this file")
+        message = f"there is no model {model.value}{hint}"
+        rules.on_host(profile, model.mark, (*path, "model"), message)
+    elif model.kind == "string" and model.value == _value(server, "model", ""):
+        message = f"{model.value} can't draft for itself: name a smaller model of its family"
+        rules.on_host(profile, model.mark, (*path, "model"), message)
 
 
 def _arguments(profile: _Profile, name: str, server: Node, rules: _Rules) -> None:

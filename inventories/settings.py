@@ -215,13 +215,28 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter of a model.
+
+    + file: name of its file among the model's
+    + token: secret for a gated hub
+    """
+
+    name: str
+    file: str
+    scale: float = 1.0
+    token: SecretReference | None = None
+
+
+@dataclass(frozen=True)
 class ModelSettings:
     """A model as files on a host.
 
     + name: its name in the fleet file; also the alias that servers answer with
     + title: for people, such as ``unsloth/GLM-4.7-Flash-GGUF UD-Q4_K_XL``
     + directory: absolute, below MODELS_ROOT; one a revision
-    + files: every file, in order; the first one is what llama-server loads (shards follow it)
+    + files: every file, in order; the first one is what llama-server loads (shards follow it),
+      a projector and adapters come last
     + mmproj: name of the multimodal projector among ``files``, if any
     + token: secret for a gated hub
     + dimensions: what decides its memory; None where it isn't known
@@ -236,11 +251,38 @@ class ModelSettings:
     sampling: Sampling = Sampling()
     token: SecretReference | None = None
     dimensions: Dimensions | None = None
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def path(self) -> str:
         """What ``llama-server --model`` gets."""
         return f"{self.directory}/{self.files[0].name}"
+
+    def token_of(self, file: Artifact) -> SecretReference | None:
+        """The secret that opens one of the files: an adapter may lie on another hub."""
+        for adapter in self.adapters:
+            if adapter.file == file.name:
+                return adapter.token
+        return self.token
+
+
+@dataclass(frozen=True)
+class DraftSettings:
+    """Speculative decoding with a draft model; None leaves llama.cpp's own default.
+
+    + model: name of the draft model
+    + type: how it drafts, as llama.cpp names it
+    + max, min: drafted tokens
+    + p_min: lowest probability of a drafted token
+    + gpu_layers: a number, ``auto`` or ``all``
+    """
+
+    model: str
+    type: str = "draft-simple"
+    max: int | None = None
+    min: int | None = None
+    p_min: float | None = None
+    gpu_layers: str | None = None
 
 
 @dataclass(frozen=True)
@@ -254,6 +296,7 @@ class ServerSettings:
     + gpus: None for all, () for none (CPU only), else indices or UUIDs for CUDA_VISIBLE_DEVICES
     + ready_timeout: seconds that a start may take until the model answers
     + llama_cpp, cuda: the server's own build and its toolkit; None for the host's
+    + chat_template_file: absolute path on the controller; None for the template in the model's file
     """
 
     name: str
@@ -274,6 +317,8 @@ class ServerSettings:
     ready_timeout: int = 600
     llama_cpp: LlamaCppSettings | None = None
     cuda: CudaSettings | None = None
+    draft: DraftSettings | None = None
+    chat_template_file: str | None = None
 
 
 @dataclass(frozen=True)

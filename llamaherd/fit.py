@@ -270,7 +270,7 @@ def _on_hub(name: str) -> Sized:
     return Sized(name, "hub", (_candidate(pin.files, name),))
 
 
-def _token() -> str | None:
+def _token(_: Mapping[str, Any]) -> str | None:
     return os.environ.get("HF_TOKEN") or None
 
 

@@ -26,6 +26,8 @@ from inventories.lock import (
     Request,
     check_lock,
     find_pin,
+    hub_request,
+    hub_sections,
     lock_path,
     pin_summary,
     position_of,
@@ -34,8 +36,9 @@ from inventories.lock import (
     write_lock,
 )
 from inventories.pinning import PinError, World, resolve
-from inventories.resolve import secret_reference
+from inventories.resolve import hub_token as hub_token_reference
 from inventories.secrets import SecretError, resolve_secret
+from inventories.settings import SecretReference
 from llamaherd.arguments import (
     Subparsers,
     add_fleet_argument,
@@ -233,18 +236,20 @@ def _names(request: Request) -> set[str]:
     return names | {str(request.body[key]) for key in ("ref", "version") if key in request.body}
 
 
-def hub_token(fleet: Fleet) -> Callable[[], str | None]:
-    """Gives the fleet's hub token when it is asked for, and asks for the secret once."""
+def hub_token(fleet: Fleet) -> Callable[[Mapping[str, Any]], str | None]:
+    """Gives the token for what a request asks of a hub, and asks for each secret once."""
 
     @cache
-    def token() -> str | None:
-        reference = secret_reference(fleet.hub.get("token"))
-        if reference is None:
-            return None
+    def resolved(reference: SecretReference) -> str:
         try:
             return resolve_secret(reference, fleet.path.absolute().parent)
         except SecretError as error:
             raise PinError(f"hub.token: {error}") from None
+
+    def token(wanted: Mapping[str, Any]) -> str | None:
+        asking = (hub for hub in hub_sections(fleet) if hub_request(fleet, hub) == wanted)
+        reference = hub_token_reference(fleet, next(asking, None))
+        return None if reference is None else resolved(reference)
 
     return token
 

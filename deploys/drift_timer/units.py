@@ -8,7 +8,8 @@ from pathlib import Path
 
 from deploys.common.files import ManagedFile
 from deploys.drift_timer.program import executable
-from deploys.llama_server.unit import ServerError, systemd_word
+from deploys.llama_server.errors import ServerError
+from deploys.llama_server.unit import systemd_word
 from facts.drift_timer import ACCOUNT, KEY, SERVICE, STATE, TIMER
 from facts.servers import MARK, UNITS
 from inventories.settings import DriftTimerSettings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from pyinfra import logger
 from pyinfra.api import FunctionCommand, deploy
@@ -19,6 +20,7 @@ from deploys.common.files import (
 from deploys.common.operations import (
     Commands,
     HostError,
+    UnknownStateError,
     current_host,
     current_state,
     host_operation,
@@ -29,11 +31,11 @@ from deploys.common.operations import (
 from deploys.common.secrets import secret
 from deploys.common.shell import operand
 from deploys.llama_cpp import host_build
+from deploys.llama_server.errors import ServerError
 from deploys.llama_server.start import watch_start
 from deploys.llama_server.unit import (
     ACCOUNT,
     Instance,
-    ServerError,
     account_file,
     config_hash,
     obsolete_files,
@@ -122,7 +124,22 @@ def _instance(
         gpu="cuda" in backends,
         vulkan="vulkan" in backends,
         api_key=None if server.api_key is None else secret(server.api_key),
+        draft=None if server.draft is None else settings.model(server.draft.model),
+        chat_template=_chat_template(server),
     )
+
+
+def _chat_template(server: ServerSettings) -> str | None:
+    """The text of a server's own template, read here; UnknownStateError when that can't be."""
+    if server.chat_template_file is None:
+        return None
+    try:
+        return Path(server.chat_template_file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnknownStateError(
+            f"servers.{server.name}.chat_template_file: {server.chat_template_file} can't be read "
+            f"on this machine: {getattr(error, 'strerror', None) or 'it is no UTF-8 text'}"
+        ) from error
 
 
 def wanted_files(instances: Sequence[Instance]) -> dict[str, tuple[ManagedFile, ...]]:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from deploys.common.files import ManagedFile
 from deploys.common.shell import word
+from deploys.llama_server.errors import ServerError
+from deploys.llama_server.extras import adapter_values, draft_values
 from facts.servers import CONFIG_VARIABLE, MARK, UNITS, unit_name
 from inventories.settings import ModelSettings, Sampling, ServerSettings
 
@@ -91,6 +93,8 @@ class Instance:
     + gpu: whether the server's build uses CUDA
     + api_key: the secret; None for a server without
     + vulkan: whether the server's build uses Vulkan
+    + draft: the model that drafts for it, if any
+    + chat_template: text of its own chat template; None for the one in the model's file
     """
 
     server: ServerSettings
@@ -100,10 +104,8 @@ class Instance:
     gpu: bool
     api_key: str | None = None
     vulkan: bool = False
-
-
-class ServerError(ValueError):
-    """These settings make no server; the message names the setting to change."""
+    draft: ModelSettings | None = None
+    chat_template: str | None = None
 
 
 def arguments(instance: Instance) -> list[str]:
@@ -120,6 +122,7 @@ def arguments(instance: Instance) -> list[str]:
     result += _sampling(server.sampling)
     if instance.model.mmproj is not None:
         result += ["--mmproj", f"{instance.model.directory}/{instance.model.mmproj}"]
+    result += [part for option in _extras(instance).items() for part in option]
     if "--offline" in instance.options:
         result.append("--offline")
     if "--cors-origins" in instance.options:
@@ -128,6 +131,22 @@ def arguments(instance: Instance) -> list[str]:
     if instance.api_key is not None:
         result += ["--api-key-file", "${CREDENTIALS_DIRECTORY}/api-key"]
     return result + extra_arguments(server)
+
+
+def _extras(instance: Instance) -> dict[str, str]:
+    """Options of what it loads beside the model."""
+    values = adapter_values(instance.model)
+    server = instance.server
+    if server.draft is not None and instance.draft is not None:
+        values |= draft_values(server.name, server.draft, instance.draft, instance.options)
+    if instance.chat_template is not None:
+        values["--chat-template-file"] = template_path(server.name)
+    return values
+
+
+def template_path(server: str) -> str:
+    """Where a server's own chat template lies on its host."""
+    return f"{SETTINGS}/{server}/chat-template.jinja"
 
 
 def process_arguments(instance: Instance) -> tuple[str, ...]:
@@ -243,6 +262,10 @@ def render_unit(instance: Instance) -> str:
     """The unit file, with the hash of everything that shapes the process in its environment."""
     text = _render_unit(instance, _environment(instance))
     content = [text, *(file.sha256 for file in instance.model.files)]
+    if instance.draft is not None:
+        content += [file.sha256 for file in instance.draft.files]
+    if instance.chat_template is not None:
+        content.append(instance.chat_template)
     config = hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
     return _render_unit(instance, _environment(instance) | {CONFIG_VARIABLE: config})
 
@@ -335,6 +358,8 @@ def server_files(instance: Instance) -> tuple[ManagedFile, ...]:
     if instance.api_key is not None:
         key = f"{instance.api_key}\n"
         files.append(ManagedFile(f"{folder}/api-key", key, mode="600", secret=True))
+    if instance.chat_template is not None:
+        files.append(ManagedFile(template_path(name), instance.chat_template))
     return tuple(files)
 
 
@@ -351,9 +376,11 @@ def account_file(instances: Iterable[Instance] = ()) -> ManagedFile:
 
 
 def obsolete_files(instances: Iterable[Instance]) -> tuple[str, ...]:
-    """Keys that must not outlive their setting."""
-    return tuple(
-        f"{SETTINGS}/{instance.server.name}/api-key"
-        for instance in instances
-        if instance.api_key is None
-    )
+    """Keys and templates that must not outlive their setting."""
+    found = []
+    for instance in instances:
+        if instance.api_key is None:
+            found.append(f"{SETTINGS}/{instance.server.name}/api-key")
+        if instance.chat_template is None:
+            found.append(template_path(instance.server.name))
+    return tuple(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pyinfra.api import deploy
 
@@ -22,7 +22,7 @@ from deploys.common.secrets import secret
 from deploys.common.shell import digest
 from deploys.models.adoption import adoption_functions
 from facts.models import ModelFile, ModelFiles
-from inventories.settings import Artifact, ModelSettings
+from inventories.settings import Artifact, ModelSettings, SecretReference
 
 # What is left free on the disk when every file is there.
 MARGIN = 1024**3
@@ -57,7 +57,8 @@ def model_files(models: Sequence[ModelSettings]) -> Commands:
         if not missing[model.name]:
             current_host().noop(f"model {model.name} is there, verified")
             continue
-        yield from fetch_artifacts(fetch(model, missing[model.name]))
+        for transfer in fetches(model, missing[model.name]):
+            yield from fetch_artifacts(transfer)
 
 
 def paths(model: ModelSettings) -> list[str]:
@@ -113,9 +114,16 @@ def require_space(models: Sequence[ModelSettings], states: Mapping[str, ModelFil
         raise HostError(f"{'; '.join(short)}: make room, or choose a smaller quant")
 
 
-def fetch(model: ModelSettings, files: tuple[Artifact, ...]) -> Fetch:
-    """The transfer of some of a model's files."""
-    token = secret(model.token) if model.token is not None else None
+def fetches(model: ModelSettings, files: Sequence[Artifact]) -> Iterator[Fetch]:
+    """The transfers of some of a model's files: one a token, which goes to its own hub alone."""
+    groups: dict[SecretReference | None, list[Artifact]] = {}
+    for file in files:
+        groups.setdefault(model.token_of(file), []).append(file)
+    for token, group in groups.items():
+        yield _fetch(model, tuple(group), None if token is None else secret(token))
+
+
+def _fetch(model: ModelSettings, files: tuple[Artifact, ...], token: str | None) -> Fetch:
     return Fetch(
         name=f"model-{digest([model.directory, [file.sha256 for file in files]])}",
         title=f"fetching {model.name}",

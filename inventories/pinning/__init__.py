@@ -8,9 +8,10 @@ raises :class:`inventories.pinning.web.PinError` with a message that says what w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from inventories.lock import Pin, Request
+from inventories.lock import ModelPin, Pin, Request
 from inventories.pinning import archive, cuda_repository, cuda_wheels, git, hub, opencode
 from inventories.pinning.web import PinError, World
 
@@ -24,12 +25,24 @@ def resolve(request: Request, world: World) -> Pin:
     """
     body = request.body
     if request.kind == "models":
-        return hub.pin_model(body, world) if "hub" in body else archive.pin_model(body, world)
+        return _model(body, world)
     if request.kind == "llama_cpp":
         return archive.pin_source(body, world) if "archive" in body else git.pin_source(body, world)
     if request.kind == "opencode":
         return opencode.pin_release(body, world)
     return _cuda(body, world)
+
+
+def _model(body: Mapping[str, Any], world: World) -> ModelPin:
+    """A model with its adapters, wherever each of them lies."""
+    pin = hub.pin_model(body, world) if "hub" in body else archive.pin_model(body, world)
+    adapters = {
+        name: hub.pin_adapter(place["hub"], world)
+        if "hub" in place
+        else archive.pin_adapter(place, world)
+        for name, place in body.get("adapters", {}).items()
+    }
+    return replace(pin, adapters=adapters) if adapters else pin
 
 
 def _cuda(body: Mapping[str, Any], world: World) -> Pin:

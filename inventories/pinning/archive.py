@@ -43,6 +43,15 @@ def pin_model(body: Mapping[str, Any], world: World) -> ModelPin:
     return ModelPin(request=body, files=(artifact,), dimensions=dimensions)
 
 
+def pin_adapter(body: Mapping[str, Any], world: World) -> Artifact:
+    """An adapter by URL or path, as :func:`pin_model` has a model."""
+    if "path" in body:
+        return _pin_path(body["path"], body["sha256"], world)
+    world.tick(f"asking {shown(body['url'])}")
+    size = content_length(body["url"])
+    return Artifact(_url_name(body["url"]), size, body["sha256"], url=body["url"])
+
+
 def _pin_path(path: str, expected: str, world: World) -> Artifact:
     size, sha256 = hash_file(world.directory / path, tick=world.tick)
     _require_match(path, expected, sha256)

@@ -75,6 +75,17 @@ def pin_model(body: Mapping[str, Any], world: World) -> ModelPin:
     )
 
 
+def pin_adapter(wanted: Mapping[str, Any], world: World) -> Artifact:
+    """One file of a repository, asked of the hub now."""
+    hub = _Hub(wanted, world)
+    commit = hub.commit()
+    listing = {file.path: file for file in hub.files(commit)}
+    if wanted["file"] not in listing:
+        near = did_you_mean(wanted["file"], listing)
+        raise PinError(f"{hub.place}: has no file {wanted['file']}{near}")
+    return hub.artifact(listing[wanted["file"]], commit)
+
+
 def published(body: Mapping[str, Any], world: World) -> str:
     """The commit that the model's revision is now."""
     return _Hub(body["hub"], world).commit()
@@ -196,7 +207,7 @@ class _Hub:
         self._repo: str = wanted["repo"]
         self._revision: str = wanted.get("revision") or "main"
         self._world = world
-        self._token = world.hub_token()
+        self._token = world.hub_token(wanted)
         self.auth = BearerToken(self._token, self._endpoint)
         self.place = f"{shown(self._endpoint)}/{self._repo}"
 
@@ -259,7 +270,8 @@ class _Hub:
         if self._token is None:
             return (
                 f"{self.place}: needs a token, or doesn't exist (HTTP {status}); "
-                "set hub: {token: {env: HF_TOKEN}} in the fleet file, or check hub.repo"
+                "set hub: {token: {env: HF_TOKEN}} in the fleet file (in the model's own hub where "
+                "that has an endpoint of its own), or check hub.repo"
             )
         return (
             f"{self.place}: the token is refused (HTTP {status}); accept the model's terms on "

@@ -34,13 +34,14 @@ class World:
 
     + directory: the fleet file's folder; relative paths start there
     + environment: environment variables (``HF_ENDPOINT``, ``NPM_CONFIG_REGISTRY``)
-    + hub_token: gives the hub's token when it is needed, or None when the fleet names none
+    + hub_token: gives the token for what a request asks of a hub (the request's ``hub``) when it
+      is needed, or None when the fleet names none
     + tick: told what goes on, for a progress line
     """
 
     directory: Path
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    hub_token: Callable[[], str | None] = lambda: None
+    hub_token: Callable[[Mapping[str, Any]], str | None] = lambda _: None
     tick: Tick = _silent
 
 

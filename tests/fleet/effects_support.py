@@ -90,6 +90,7 @@ HOMES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("hosts", "NAME"): ("hosts", HOST),
     ("servers", "NAME"): ("hosts", HOST, "servers", "coder"),
     ("opencode", "providers", "NAME"): ("hosts", HOST, "opencode", "providers", "office"),
+    ("models", "NAME", "adapters", "NAME"): ("models", "glm", "adapters", "reviewer"),
     ("SECRET",): ("hosts", HOST, "servers", "coder", "api_key"),
     ("SAMPLING",): ("hosts", HOST, "servers", "coder", "sampling"),
 }
@@ -224,9 +225,11 @@ def build_texts(settings: HostSettings) -> Iterator[str]:
 def model_texts(settings: HostSettings, folder: Path) -> Iterator[str]:
     """How each model is fetched."""
     for model in settings.models:
-        token = "" if model.token is None else resolve_secret(model.token, folder)
-        yield f"token {token}"
-        yield fetch_lines(model.files, model.directory)
+        for file in model.files:
+            reference = model.token_of(file)
+            token = "" if reference is None else resolve_secret(reference, folder)
+            yield f"token {token}"
+            yield fetch_lines([file], model.directory)
 
 
 def server_texts(settings: HostSettings, folder: Path) -> Iterator[str]:
@@ -242,6 +245,8 @@ def server_texts(settings: HostSettings, folder: Path) -> Iterator[str]:
             EveryOption(),
             settings.cuda.root is not None,
             key,
+            draft=None if server.draft is None else settings.model(server.draft.model),
+            chat_template=server.chat_template_file,
         )
         for file in server_files(instance):
             yield f"# {file.path} {file.mode}\n{file.content}"
@@ -286,16 +291,26 @@ def _file(body: Any, asked: Mapping[str, Any]) -> Artifact:
     return artifact(body, name, **place)
 
 
+def _adapter(place: Mapping[str, Any]) -> Artifact:
+    if "hub" not in place:
+        return _file(place, place)
+    hub = place["hub"]
+    url = f"{hub.get('endpoint', 'https://hub.example.org')}/{hub['repo']}/{hub['file']}"
+    return artifact(place, hub["file"], url=url)
+
+
 def _model(body: Mapping[str, Any]) -> ModelPin:
+    adapters = {name: _adapter(place) for name, place in body.get("adapters", {}).items()}
     if "hub" not in body:
-        return ModelPin(body, (_file(body, body),))
+        return ModelPin(body, (_file(body, body),), adapters=adapters)
     hub = body["hub"]
     endpoint = hub.get("endpoint", "https://hub.example.org")
     names = [hub.get("file") or f"model-{hub.get('quant')}.gguf"]
     names += ["mmproj-F16.gguf"] if body.get("mmproj") else []
     files = tuple(artifact(body, name, url=f"{endpoint}/{hub['repo']}/{name}") for name in names)
     commit = hashlib.sha1(json.dumps(body).encode()).hexdigest()
-    return ModelPin(body, files, commit, names[1] if len(names) > 1 else None)
+    mmproj = names[1] if len(names) > 1 else None
+    return ModelPin(body, files, commit, mmproj, adapters=adapters)
 
 
 def _source(body: Mapping[str, Any]) -> SourcePin:

@@ -41,6 +41,13 @@ ARCHIVE = (
     "archive: {url: 'https://example.org/a.tgz', sha256: '" + SHA + "'}}"
 )
 URL = "models: {glm: {hub: null, url: 'https://example.org/m.gguf', sha256: '" + SHA + "'}}"
+ADAPTER = (
+    "models: {glm: {adapters: {reviewer: {url: 'https://example.org/a.gguf', sha256: '"
+    + SHA
+    + "'}}}}"
+)
+HUB_ADAPTER = "models: {glm: {adapters: {reviewer: {hub: {repo: org/lora-GGUF, file: lora.gguf}}}}}"
+DRAFT = "servers: {coder: {draft: {model: other}}}"
 CONTROLLER = "controller: true"
 OFFICE = "opencode: {default: office, providers: {office: {server: coder}}}"
 
@@ -64,12 +71,35 @@ EFFECTS = {
     "models.NAME.sampling": Effect({"top_k": 41}, SERVER, "--top-k 41"),
     "models.NAME.reasoning": Effect(True, OPENCODE, '"interleaved"'),
     "models.NAME.title": Effect("Our GLM", OPENCODE, '"name": "Our GLM"'),
+    "models.NAME.chat_template_file": Effect(
+        "glm.jinja", SERVER, "--chat-template-file /etc/llama-server/coder/chat-template.jinja"
+    ),
+    "models.NAME.adapters.NAME.hub.repo": Effect("org/new", MODELS, "/org/new/", top=HUB_ADAPTER),
+    "models.NAME.adapters.NAME.hub.file": Effect("n.gguf", MODELS, "/n.gguf", top=HUB_ADAPTER),
+    "models.NAME.adapters.NAME.hub.revision": Effect(
+        "v2", LOCK, '"revision": "v2"', top=HUB_ADAPTER
+    ),
+    "models.NAME.adapters.NAME.hub.endpoint": Effect(
+        "https://own.example.com", MODELS, "own.example.com/org/lora", top=HUB_ADAPTER
+    ),
+    "models.NAME.adapters.NAME.hub.token": Effect(
+        {"env": "SECRET_OF_TEST"}, MODELS, "token hunter2", top=HUB_ADAPTER
+    ),
+    "models.NAME.adapters.NAME.url": Effect(
+        "https://example.org/l.gguf", MODELS, "example.org/l.gguf", top=ADAPTER
+    ),
+    "models.NAME.adapters.NAME.path": Effect(
+        "l.gguf", LOCK, '"path": "l.gguf"', top=ADAPTER.replace("url:", "path:")
+    ),
+    "models.NAME.adapters.NAME.sha256": Effect("a" * 64, MODELS, "a" * 64, top=ADAPTER),
+    "models.NAME.adapters.NAME.scale": Effect(0.25, SERVER, ".gguf:0.25", top=ADAPTER),
     "models.NAME.hub.repo": Effect("org/new-GGUF", MODELS, "/models/org/new-GGUF/"),
     "models.NAME.hub.quant": Effect("Q6_K", MODELS, "model-Q6_K.gguf"),
     "models.NAME.hub.file": Effect(
         "m.gguf", MODELS, "/m.gguf", top="models: {glm: {hub: {quant: null}}}"
     ),
     "models.NAME.hub.revision": Effect("v2", LOCK, '"revision": "v2"'),
+    "models.NAME.hub.token": Effect({"env": "SECRET_OF_TEST"}, MODELS, "token hunter2"),
     "models.NAME.hub.endpoint": Effect("https://own.example.com", MODELS, "own.example.com/org"),
     # Where hosts get their settings from
     "groups.NAME.groups": Effect(["more"], SERVER, "--threads 77", given="groups: [team]"),
@@ -131,6 +161,13 @@ EFFECTS = {
     "servers.NAME.load_mode": Effect("mlock", SERVER, "LimitMEMLOCK=infinity"),
     "servers.NAME.op_offload": Effect(False, SERVER, "--no-op-offload"),
     "servers.NAME.jinja": Effect(False, SERVER, "--no-jinja"),
+    "servers.NAME.draft.model": Effect("other", SERVER, "--spec-draft-model /var/lib/llamaherd"),
+    "servers.NAME.draft.type": Effect("draft-mtp", SERVER, "--spec-type draft-mtp", given=DRAFT),
+    "servers.NAME.draft.max": Effect(9, SERVER, "--spec-draft-n-max 9", given=DRAFT),
+    "servers.NAME.draft.min": Effect(3, SERVER, "--spec-draft-n-min 3", given=DRAFT),
+    "servers.NAME.draft.p_min": Effect(0.6, SERVER, "--spec-draft-p-min 0.6", given=DRAFT),
+    "servers.NAME.draft.gpu_layers": Effect(7, SERVER, "--spec-draft-ngl 7", given=DRAFT),
+    "servers.NAME.chat_template_file": Effect("own.jinja", SERVER, "/own.jinja"),
     "servers.NAME.sampling": Effect({"temperature": 0.3}, SERVER, "--temp 0.3"),
     "servers.NAME.gpus": Effect([1], SERVER, "CUDA_VISIBLE_DEVICES=1"),
     "servers.NAME.api_key": Effect({"env": "SECRET_OF_TEST"}, SERVER, "api-key 600\nhunter2"),

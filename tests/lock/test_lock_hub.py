@@ -93,10 +93,10 @@ def test_a_gated_hub_asks_for_a_token_by_its_setting(hub_root: Path, tmp_path: P
     with Hub(hub_root, token="right") as hub:
         with pytest.raises(PinError, match=r"hub: \{token: \{env: HF_TOKEN\}\}"):
             pin(hub, world(tmp_path), quant="Q4_0")
-        wrong = World(tmp_path, {}, hub_token=lambda: "wrong")
+        wrong = World(tmp_path, {}, hub_token=lambda _: "wrong")
         with pytest.raises(PinError, match="token is refused"):
             pin(hub, wrong, quant="Q4_0")
-        right = World(tmp_path, {}, hub_token=lambda: "right")
+        right = World(tmp_path, {}, hub_token=lambda _: "right")
         # A small file has to be read as well: with the token, too.
         assert pin(hub, right, quant="TQ1_0").files[0].size == 4
 
