@@ -50,6 +50,9 @@ _REMEDIES = {
         "(dkms status, dmesg | grep -i nvidia), then reboot"
     ),
     "GPU is lost": "the GPU fell off the bus: reboot the host, then look at power and cooling",
+    "Unable to determine the device handle": (
+        "that GPU answers no more: power the host off and on, then look at power and cooling"
+    ),
     "nvidia-smi exited 124": "nvidia-smi gave no answer for 60 s: see dmesg for Xid errors, reboot",
 }
 

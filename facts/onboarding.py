@@ -100,8 +100,8 @@ if command -v nvidia-smi >/dev/null 2>&1; then
   }}
 fi
 echo {SECTION}kernel
-signed='[Nn]vidia.*(ignature|verification|rejected)|Lockdown'
-dmesg 2>/dev/null | grep -E "NVRM|Xid|nouveau|$signed" | grep -v 'loading NVIDIA' | tail -n 30
+refused='Loading of .* is rejected|unsigned module loading is restricted'
+dmesg 2>/dev/null | grep -E "NVRM|$refused" | grep -v 'loading NVIDIA' | tail -n 200
 """
 
 _SOFTWARE = f"""

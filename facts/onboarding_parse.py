@@ -230,7 +230,7 @@ def _driver(sections: Mapping[str, list[str]], system: SystemState) -> Driver:
     version = installed[0] if installed and installed[0][:1].isdigit() else ""
     smi = "\n".join(sections.get("smi", []))
     versions = dict(re.findall(r"(Driver|CUDA) Version: *([\d.]+)", smi))
-    kernel = [_without_time(line) for line in sections.get("kernel", [])]
+    kernel = kernel_records(sections.get("kernel", []))
     open_module = "Open Kernel Module" in words if module else _license(installed)
     return Driver(
         loaded=module["version"] if module else "",
@@ -240,8 +240,8 @@ def _driver(sections: Mapping[str, list[str]], system: SystemState) -> Driver:
         cuda=versions.get("CUDA", ""),
         nouveau="loaded" in sections.get("nouveau", []),
         error=system.gpu_error,
-        xids=tuple(line for line in kernel if "Xid" in line)[-5:],
-        messages=tuple(dict.fromkeys(line for line in kernel if "Xid" not in line))[-10:],
+        xids=tuple(record for record in kernel if "Xid" in record)[-5:],
+        messages=tuple(dict.fromkeys(x for x in kernel if "Xid" not in x))[-MESSAGES:],
     )
 
 
@@ -249,8 +249,27 @@ def _license(installed: Sequence[str]) -> bool | None:
     return None if len(installed) < 2 else "GPL" in installed[1]
 
 
-def _without_time(line: str) -> str:
-    return re.sub(r"^\[[^]]*\]\s*", "", line).strip()
+MESSAGES = 20
+"""Records of the kernel's log that are reported at most, each once, the latest."""
+
+_STAMP = re.compile(r"\[[^\]]*\d\] *")
+
+
+def kernel_records(lines: Sequence[str]) -> list[str]:
+    """``dmesg``'s lines as records without their times: the driver's own span several lines.
+
+    dmesg (util-linux) prints a record's further lines below the first, indented and without a time.
+    """
+    timed = any(_STAMP.match(line) for line in lines)
+    records: list[str] = []
+    for line in lines:
+        stamp = _STAMP.match(line)
+        text = line[stamp.end() :] if stamp else line.strip()
+        if records and stamp is None and (timed or line[:1] in " \t"):
+            records[-1] += " " + text.removeprefix("NVRM:").strip()
+        else:
+            records.append(text.strip())
+    return records
 
 
 _NUMBER = re.compile(r"\d[\w.+-]*")
