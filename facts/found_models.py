@@ -1,8 +1,7 @@
 """Model files that other software left on a host: where they lie, and what they are.
 
-The one place that knows those folders. :data:`FOUND_SCRIPT` is a part of another script: it
-prints sections; :func:`parse_found` takes them apart. Nothing is read but names, sizes, links and
-Ollama's manifests: no file is hashed.
+Caches are :mod:`facts.model_caches`'s to know; folders of people's own stand here. Nothing is read
+but names, sizes, links and Ollama's manifests: no file is hashed.
 
 Upstream behaviour relied on: Ollama's ``manifests``/``blobs`` layout (its ``docs/import.md`` and
 ``server/manifest.go``); the hub cache's ``models--*/snapshots`` layout (``huggingface_hub``'s
@@ -17,42 +16,45 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from facts.model_caches import MODEL_CACHES, cache_functions
 from facts.sections import SECTION
 from facts.values import FactValue
 
 MODEL_LIMIT = 200
-"""Model files that are reported at most; a box with more is somebody's archive."""
+"""Model files that are reported of a place at most; a box with more is somebody's archive."""
+DEPTH = max(cache.depth for cache in MODEL_CACHES)
+"""How far below a folder files are looked for."""
 
-FOUND_SCRIPT = f"""\
-homes="/root /home/* /usr/share/ollama /var/lib/ollama"
+_FOLDERS = "/models /srv/models /opt/models /data/models"
+"""Where people put model files of their own, beside ``~/models``."""
+
+FOUND_SCRIPT = f"""
+{cache_functions()}
+tab=$(printf '\\t')
 echo {SECTION}ollama
-asked=$(systemctl show ollama.service -p Environment 2>/dev/null |
-  sed -n 's/.*OLLAMA_MODELS=\\([^ "]*\\).*/\\1/p')
-for store in $asked $(for home in $homes; do echo "$home/.ollama/models"; done); do
-  [ -d "$store/manifests" ] || continue
+model_caches | while IFS=$tab read -r source store; do
+  [ "$source" = ollama ] && [ -d "$store/manifests" ] || continue
   find "$store/manifests" -type f 2>/dev/null | head -n {MODEL_LIMIT} | while read -r manifest; do
     echo "$store"; echo "${{manifest#$store/manifests/}}"; tr -d '\\n' < "$manifest"; echo
   done
 done
 echo {SECTION}models
-list() {{ # source, folder, depth
+list() {{ # source, folder
   [ -d "$2" ] || return 0
-  timeout 10 find "$2" -maxdepth "$3" -name '*.gguf' 2>/dev/null | head -n {MODEL_LIMIT} |
+  timeout 10 find "$2" -maxdepth {DEPTH} -name '*.gguf' 2>/dev/null | head -n {MODEL_LIMIT} |
     while read -r file; do
       size=$(stat -L -c %s "$file" 2>/dev/null) || continue
       echo "$1|$size|$2|$file|$(readlink "$file")"
     done
 }}
-for home in $homes; do
-  list llama.cpp "$home/.cache/llama.cpp" 2
-  list hub "$home/.cache/huggingface/hub" 6
-  list lm-studio "$home/.lmstudio/models" 4
-  list lm-studio "$home/.cache/lm-studio/models" 4
-  list file "$home/models" 4
+model_caches | while IFS=$tab read -r source folder; do
+  [ "$source" = ollama ] || list "$source" "$folder"
 done
-for folder in /models /srv/models /opt/models /data/models; do list file "$folder" 4; done
-list llamaherd /var/lib/llamaherd/models 4
+model_homes | while IFS= read -r home; do list file "$home/models"; done
+for folder in {_FOLDERS}; do list file "$folder"; done
+list llamaherd /var/lib/llamaherd/models
 """
+"""A part of a POSIX shell script; it prints the sections that :func:`parse_found` reads."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,13 @@ def _files(lines: Iterable[str]) -> Iterator[FoundModel]:
     for line in lines:
         source, size, folder, path, link = [*line.split("|"), ""][:5]
         name = path.removeprefix(folder).lstrip("/")
-        if source == "hub":
-            # models--OWNER--NAME/snapshots/COMMIT/FILE
-            repository, _, rest = name.partition("/snapshots/")
-            if not rest:
-                continue
+        repository, _, rest = name.partition("/snapshots/")
+        if rest and repository.startswith("models--"):
+            # models--OWNER--NAME/snapshots/COMMIT/FILE; llama.cpp's cache has this layout, too
             file = rest.partition("/")[2]
             name = repository.removeprefix("models--").replace("--", "/", 1) + "/" + file
+        elif source == "hub":
+            continue
         blob = link.rsplit("/", 1)[-1]
         sha256 = blob if _SHA256.fullmatch(blob) else ""
         yield FoundModel(source, name, path, int(size), sha256)

@@ -104,6 +104,21 @@ refused='Loading of .* is rejected|unsigned module loading is restricted'
 dmesg 2>/dev/null | grep -E "NVRM|$refused" | grep -v 'loading NVIDIA' | tail -n 200
 """
 
+# What runs, wherever it lies: by the name of the program, or of what Python was given to run.
+_RUNNING = r"""
+names='llama-server|ollama|vllm|lms|llmster|LM-Studio[^/]*|koboldcpp[^/]*|tritonserver'
+names="^([^ ]*/)?($names|text-generation-launcher|local-ai|(vllm|sglang)[.][a-z_.]+)$"
+words() { tr '\0' '\n' < "$1" 2>/dev/null | head -n "$2"; }
+grep -alzE "$names" "$proc"/[0-9]*/cmdline 2>/dev/null | while read -r line; do
+  pid=${line%/cmdline}; pid=${pid##*/}
+  case $(words "$line" 1) in */python*|python*) count=3 ;; *) count=1 ;; esac
+  word=$(words "$line" "$count" | grep -m 1 -E "$names") || continue
+  unit=$(sed -n 's|.*/\([^/]*\.service\).*|\1|p' "$proc/$pid/cgroup" 2>/dev/null | head -n 1)
+  case $unit in llama-server@*) continue ;; user@*) unit= ;; esac
+  echo "process|$(readlink "$proc/$pid/exe" 2>/dev/null)|$word|$unit|active"
+done
+"""
+
 _SOFTWARE = f"""
 show() {{ # kind, path, version, unit
   active=; [ -z "$4" ] || active=$(systemctl is-active "$4" 2>/dev/null)
@@ -116,11 +131,12 @@ for program in ollama llama-server vllm lms; do
   unit=; [ -z "$(systemctl cat "$program.service" 2>/dev/null)" ] || unit=$program.service
   show "$program" "$path" "$version" "$unit"
 done
-if command -v docker >/dev/null 2>&1; then
-  timeout 5 docker ps --format '{{{{.Image}}}}|{{{{.Names}}}}' 2>/dev/null |
+{_RUNNING}for engine in docker podman; do
+  command -v "$engine" >/dev/null 2>&1 || continue
+  timeout 5 "$engine" ps --format '{{{{.Image}}}}|{{{{.Names}}}}' 2>/dev/null |
     grep -E 'ollama|vllm|llama|sglang|text-generation|localai|tritonserver' |
     while IFS='|' read -r image name; do echo "container|$name|$image||active"; done
-fi
+done
 {FOUND_SCRIPT}
 echo {SECTION}onboarded
 for unit in /etc/systemd/system/llama-server@*.service; do

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from pyinfra.api.exceptions import FactProcessError
 
@@ -273,17 +274,44 @@ def kernel_records(lines: Sequence[str]) -> list[str]:
 
 
 _NUMBER = re.compile(r"\d[\w.+-]*")
+_KINDS = {
+    "llama-server": "llama.cpp",
+    "lms": "lm-studio",
+    "llmster": "lm-studio",
+    "lm-studio": "lm-studio",
+    "text-generation-launcher": "text-generation-inference",
+}
 
 
 def _programs(lines: Iterable[str]) -> Iterator[Program]:
+    """What is installed and what runs in containers, each once; then what runs beside those."""
+    found: dict[tuple[str, str], Program] = {}
     for line in lines:
         kind, path, words, unit, active = [*line.split("|"), "", "", "", ""][:5]
-        if kind == "container":
-            yield Program(kind, path, words, "", True)
+        if kind == "process":
+            _running(found, path, words, unit)
             continue
-        version = _NUMBER.search(words)
-        name = {"llama-server": "llama.cpp", "lms": "lm-studio"}.get(kind, kind)
-        yield Program(name, path, version[0] if version else "", unit, active == "active")
+        version = _NUMBER.search(words) if kind != "container" else None
+        version_text = words if kind == "container" else (version[0] if version else "")
+        name = _KINDS.get(kind, kind)
+        found[name, path] = Program(name, path, version_text, unit, active == "active")
+    yield from found.values()
+
+
+def _running(found: dict[tuple[str, str], Program], exe: str, word: str, unit: str) -> None:
+    """Note a process: of a program that is known already, or of one of its own."""
+    base = word.rsplit("/", 1)[-1]
+    module, _, rest = base.partition(".")
+    name = module.lower() if rest and module in ("vllm", "sglang") else base.lower()
+    name = next((kind for start, kind in _KINDS.items() if name.startswith(start)), name)
+    # Python's own path says nothing.
+    path = word if "/python" in exe or not exe else exe
+    for key, program in found.items():
+        same = unit and program.unit == unit
+        if program.kind == name and (same or program.path in (path, word)):
+            found[key] = replace(program, unit=program.unit or unit, active=True)
+            return
+    found[name, path] = Program(name, path, "", unit, True)
 
 
 def _access(sections: Mapping[str, list[str]]) -> Access:

@@ -147,9 +147,10 @@ class Card(FactValue):
 class Program(FactValue):
     """Inference software that is there already.
 
-    + kind: ollama, llama.cpp, vllm, lm-studio, docker ...
-    + version: empty when it doesn't say
-    + unit: its systemd unit, if any; ``active`` whether that runs
+    + kind: ollama, llama.cpp, vllm, lm-studio, container ...
+    + path: the program, what Python was given to run, or a container's name
+    + version: empty when it doesn't say; of a container its image
+    + unit: its systemd unit, if any; ``active`` whether it runs
     """
 
     kind: str

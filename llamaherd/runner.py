@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar, cast
 import gevent
 import pyinfra.api.arguments
 import pyinfra.api.inventory
+import pyinfra.connectors.sshuserclient.client
 import pyinfra.connectors.util
 from gevent.pool import Pool
 from pyinfra.api import Config, Inventory, State, StringCommand
@@ -167,7 +168,8 @@ def _refuse_prompt(*_: object) -> str:
 def _quiet() -> Iterator[None]:
     """Keep the libraries' logs off the terminal: results say what they say, and name the host.
 
-    And keep pyinfra from asking a person for sudo's password, which would hold up every host.
+    And keep pyinfra from asking a person for sudo's password or about a jump host's key, which
+    would hold up every host: it asks about a hop whatever the host's own setting says.
     """
     loggers = [logging.getLogger(name) for name in ("pyinfra", "paramiko")]
     before = [(logger, logger.propagate, list(logger.handlers)) for logger in loggers]
@@ -175,9 +177,12 @@ def _quiet() -> Iterator[None]:
         logger.propagate, logger.handlers = False, [logging.NullHandler()]
     connectors: Any = pyinfra.connectors.util
     ask_person, connectors.getpass = connectors.getpass, _refuse_prompt
+    client: Any = pyinfra.connectors.sshuserclient.client
+    ask_policy, client.AskPolicy = client.AskPolicy, client.StrictPolicy
     try:
         yield
     finally:
         connectors.getpass = ask_person
+        client.AskPolicy = ask_policy
         for logger, propagate, handlers in before:
             logger.propagate, logger.handlers = propagate, handlers

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llamaherd.onboard.findings import blocker
-from llamaherd.onboard.report import Contact, Finding, Target
+from llamaherd.onboard.report import BY_WAY_OF, Contact, Finding, Target
+from llamaherd.onboard.target import ssh_command
 
 
 def contact_findings(target: Target, contact: Contact) -> Iterator[Finding]:
@@ -48,11 +49,14 @@ def known_name(target: Target) -> str:
 
 
 def _unreachable_remedy(target: Target, error: str) -> str:
+    if error.startswith(BY_WAY_OF):
+        jump = target.proxy.rpartition(",")[2]
+        return f"the jump host comes first, with its own key in known_hosts; try: ssh {jump}"
     if "refused" in error:
         return f"is sshd running, and does it listen on port {target.port}? Name it: HOST:PORT"
     if "resolve" in error or "not known" in error:
         return "give an address, or a name or alias that ssh knows"
-    return f"try: ssh -p {target.port} {target.user}@{target.hostname}"
+    return f"try: {ssh_command(target)}"
 
 
 def _refused(target: Target, contact: Contact) -> Finding:

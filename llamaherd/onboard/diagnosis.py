@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from deploys.common.progress import human_bytes
 from facts.onboarding_values import Probe, Space
+from llamaherd.onboard.adoption import Wanted, adoptable
 from llamaherd.onboard.contact_findings import contact_findings
-from llamaherd.onboard.findings import blocker, info, warning
+from llamaherd.onboard.findings import blocker, info, listed, warning
 from llamaherd.onboard.gpu_findings import gpu_findings
 from llamaherd.onboard.report import Contact, Finding, Severity, Target
 
@@ -39,12 +40,14 @@ class Expectations:
 
     + ports: server name by port that servers would listen on; ``declared`` when a fleet file
       says so, else they are the recipe's
+    + files: that models of the fleet and the catalogue need
     + host: the box's name in the fleet file; empty when it isn't there
     """
 
     ports: Mapping[int, str] = field(default_factory=lambda: {DEFAULT_PORT: "llama-server"})
     declared: bool = False
     host: str = ""
+    files: tuple[Wanted, ...] = ()
 
 
 def diagnose(
@@ -64,6 +67,7 @@ def diagnose(
         *_clock(probe),
         *_ports(probe, expected),
         *_software(probe),
+        *_models(probe, expected),
         *_hub(probe),
         *_already(probe, expected),
     ]
@@ -236,15 +240,28 @@ def _software(probe: Probe) -> Iterator[Finding]:
             f"{program.kind} runs here ({program.path}) and may take GPU memory at any time",
             f"{stop}, once its users have moved",
         )
+
+
+def _models(probe: Probe, expected: Expectations) -> Iterator[Finding]:
     foreign = [model for model in probe.models if model.source != "llamaherd"]
-    if foreign:
-        total = sum(model.size for model in foreign)
-        sources = ", ".join(sorted({model.source for model in foreign}))
-        yield info(
-            "models.found",
-            f"{len(foreign)} model file{'s' * (len(foreign) > 1)} of {human_bytes(total)} "
-            f"({sources}) could be adopted instead of downloaded",
-        )
+    if not foreign:
+        return
+    total = sum(model.size for model in foreign)
+    sources = ", ".join(sorted({model.source for model in foreign}))
+    matches = adoptable(foreign, expected.files)
+    certain = sorted({match.model for match in matches if match.certain})
+    guesses = sorted({match.model for match in matches} - set(certain))
+    words = []
+    if certain:
+        words.append(f"{listed(certain)} {'is' if len(certain) == 1 else 'are'} among them")
+    if guesses:
+        words.append(f"{listed(guesses)} may be, by size and name")
+    yield info(
+        "models.found",
+        f"{len(foreign)} model file{'s' * (len(foreign) > 1)} of {human_bytes(total)} ({sources}) "
+        f"{'lie' if len(foreign) > 1 else 'lies'} there already: "
+        + ("; ".join(words) or "none that the fleet or the catalogue knows"),
+    )
 
 
 def _hub(probe: Probe) -> Iterator[Finding]:

@@ -32,14 +32,10 @@ import paramiko
 from inventories.secrets import Secret, SecretError, resolve_secret
 from inventories.settings import SecretReference
 from llamaherd.arguments import CommandError
-from llamaherd.onboard.probe import (
-    connection,
-    fingerprint,
-    identities,
-    recorded_name,
-    server_key,
-)
+from llamaherd.onboard.greeting import fingerprint, recorded_name, server_key
+from llamaherd.onboard.probe import connection
 from llamaherd.onboard.report import Contact, Step, Target
+from llamaherd.onboard.target import identities, ssh_command
 from llamaherd.tables import WIDTH
 
 if TYPE_CHECKING:
@@ -303,7 +299,7 @@ def steps_of(target: Target, wishes: Wishes, key: str) -> tuple[Step, ...]:
     match = _PUBLIC.fullmatch(key)
     blob = match["key"].split(" ")[1] if match else ""
     comment = (match and match["comment"]) or f"{blob[:16]}..."
-    place = _ssh_command(target)
+    place = ssh_command(target)
     forget = f"sed -i '\\|{blob}|d'"
     steps = []
     if wishes.install_key:
@@ -325,13 +321,6 @@ def steps_of(target: Target, wishes: Wishes, key: str) -> tuple[Step, ...]:
             )
         )
     return tuple(steps)
-
-
-def _ssh_command(target: Target) -> str:
-    """What a person would type to get there."""
-    words = ["ssh", *(["-F", target.config_file] if target.config_file else [])]
-    words += ["-p", str(target.port)] if target.port != 22 else []
-    return shlex.join([*words, f"{target.user}@{target.alias or target.hostname}"])
 
 
 def carry_out(

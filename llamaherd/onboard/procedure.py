@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 # First of all: it patches the standard library for gevent.
-from llamaherd.onboard.probe import (  # isort: skip
-    BandwidthQuestion,
-    Look,
-    greet_all,
-    look_at,
-    resolve_target,
-)
+from llamaherd.onboard.greeting import greet_all  # isort: skip
 
 import argparse
 import os
@@ -19,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inventories.fleet import DEFAULT_HUB, Fleet, fleet_of
+from inventories.lock import read_lock
 from llamaherd.arguments import DEFAULT_FLEET, CommandError
 from llamaherd.fit import render as render_answer
+from llamaherd.onboard.adoption import Wanted, adoptable, wanted_files
 from llamaherd.onboard.converge import converge_host
 from llamaherd.onboard.diagnosis import Expectations, diagnose
 from llamaherd.onboard.first_contact import (
@@ -33,9 +29,11 @@ from llamaherd.onboard.first_contact import (
     password_of,
     trust_host_key,
 )
+from llamaherd.onboard.probe import BandwidthQuestion, Look, look_at
 from llamaherd.onboard.report import Contact, Finding, Report, Step, Target
 from llamaherd.onboard.serves import fits_of, serves_of
 from llamaherd.onboard.table import render, summary
+from llamaherd.onboard.target import resolve_target
 from llamaherd.onboard.write import plan_entry, write_entry
 from schemas.document import read_document
 from schemas.problems import ProblemsError
@@ -53,6 +51,7 @@ def onboard(args: argparse.Namespace) -> list[Report]:
     words = _targets(args)
     _check(args)
     fleet = _fleet(args.fleet)
+    files = wanted_files(fleet, read_lock(fleet.path) if fleet is not None else None)
     config, key = _file(args.ssh_config), _file(args.key)
     targets = [resolve_target(word, config_file=config, key=key) for word in words]
     password = password_of(args.password, Path.cwd()) if args.password else None
@@ -64,11 +63,12 @@ def onboard(args: argparse.Namespace) -> list[Report]:
     )
     reports = []
     for box, (contact, probe) in zip(approached, looks, strict=True):
-        findings = diagnose(box.target, contact, probe, expectations(fleet, box.target))
+        findings = diagnose(box.target, contact, probe, expectations(fleet, box.target, files))
         serves, note = serves_of(probe, fleet)
         report = Report(
             *(box.target, contact, probe, box.steps, (*box.trouble, *findings), serves, note),
             fits=fits_of(probe, fleet) if args.json or args.all_fits else (),
+            adoptable=adoptable(probe.models, files) if probe is not None else (),
         )
         if not args.json:
             shown = "\n\n".join((render(report), *map(render_answer, report.fits)))
@@ -93,6 +93,11 @@ class _Box:
     steps: tuple[Step, ...] = ()
     trouble: tuple[Finding, ...] = ()
 
+    @property
+    def known(self) -> bool:
+        """Whether its host key is."""
+        return self.contact.host_key is not None and self.contact.host_key.state == "known"
+
 
 def _approach(
     args: argparse.Namespace, targets: Sequence[Target], password: str | None, say: Say
@@ -100,13 +105,14 @@ def _approach(
     """Greet all at once, then take each box's steps one box after the other: they may ask."""
     trust = Trust(tuple(args.fingerprint), ask_on_terminal(), args.dry)
     wishes = Wishes(args.install_key, args.create_user)
-    boxes = []
-    for target, greeted in zip(targets, greet_all(targets), strict=True):
-        looked_at, contact, steps = trust_host_key(target, greeted, trust, say)
-        box = _Box(target, looked_at, contact, steps)
-        known = contact.host_key is not None and contact.host_key.state == "known"
-        boxes.append(_left(box, wishes, password, args.dry, say) if known and wishes.any else box)
-    return boxes
+    # All keys first: pyinfra reads a known_hosts file once, and would miss those that come later.
+    boxes = [
+        _Box(target, *trust_host_key(target, greeted, trust, say))
+        for target, greeted in zip(targets, greet_all(targets), strict=True)
+    ]
+    if not wishes.any:
+        return boxes
+    return [_left(box, wishes, password, args.dry, say) if box.known else box for box in boxes]
 
 
 def _left(box: _Box, wishes: Wishes, password: str | None, dry: bool, say: Say) -> _Box:
@@ -175,16 +181,16 @@ def _say_aside(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def expectations(fleet: Fleet | None, target: Target) -> Expectations:
+def expectations(
+    fleet: Fleet | None, target: Target, files: tuple[Wanted, ...] = ()
+) -> Expectations:
     """What the fleet would want of this box: the ports of its servers, and its name if it is in."""
-    if fleet is None:
-        return Expectations()
-    name = _known_as(fleet, target)
-    if not name:
-        return Expectations()
+    name = _known_as(fleet, target) if fleet is not None else ""
+    if fleet is None or not name:
+        return Expectations(files=files)
     servers = fleet.hosts[name].values["servers"]
     ports = {int(values["port"]): server for server, values in servers.items()}
-    return Expectations(ports, declared=True, host=name)
+    return Expectations(ports, declared=True, host=name, files=files)
 
 
 def _known_as(fleet: Fleet, target: Target) -> str:

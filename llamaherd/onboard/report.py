@@ -17,6 +17,8 @@ from llamaherd.fit import row_document
 from llamaherd.fit_answers import Answer
 
 Severity = Literal["blocker", "warning", "info"]
+BY_WAY_OF = "by way of"
+"""Begins the error of a contact that ended at the jump host."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,19 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Adoptable:
+    """A file on the box that could stand for a model, and need not be downloaded.
+
+    + model: of the fleet, else of the catalogue
+    + certain: whether its SHA-256 says so; else its size and name do
+    """
+
+    model: str
+    path: str
+    certain: bool
+
+
+@dataclass(frozen=True)
 class Serves:
     """A model that the box can hold.
 
@@ -139,6 +154,7 @@ class Report:
     + probe: None when it wasn't reached
     + serves: the recommended one first; ``serves_note`` says why there is none, or what isn't sized
     + fits: every model at each quantisation and K/V type, on each card, each pair, and all
+    + adoptable: files that lie on the box already and could stand for a model
     + written: what ``--write`` did (:meth:`llamaherd.onboard.write.Written.document`); else None
     """
 
@@ -150,6 +166,7 @@ class Report:
     serves: tuple[Serves, ...] = ()
     serves_note: str = ""
     fits: tuple[Answer, ...] = ()
+    adoptable: tuple[Adoptable, ...] = ()
     written: Mapping[str, Any] | None = None
 
     @property
@@ -184,6 +201,7 @@ class Report:
                 for answer in self.fits
                 for row in (*answer.rows, *answer.outside)
             ],
+            "adoptable": [dataclasses.asdict(file) for file in self.adoptable],
             "written": None if self.written is None else dict(self.written),
         }
 

@@ -6,8 +6,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from deploys.common.progress import human_bytes
+from facts.found_models import FoundModel
 from facts.onboarding_values import Disk, Probe, Space
-from llamaherd.onboard.report import Report, Serves
+from llamaherd.onboard.report import Adoptable, Report, Serves
 from llamaherd.tables import WIDTH, table
 
 _SPEEDS = {"nvme": "NVMe", "ssd": "SSD", "hdd": "rotating", "unknown": "kind unknown"}
@@ -60,7 +61,7 @@ def _rows(report: Report, probe: Probe) -> Iterator[tuple[str, str]]:
     yield "CUDA toolkits", ", ".join(versions) or "none"
     for name, text in _first("software", _programs(probe)):
         yield name, text
-    for name, text in _first("models", _models(probe)):
+    for name, text in _first("models", _models(report, probe)):
         yield name, text
     yield "ports in use", ", ".join(str(port) for port in sorted({x.port for x in probe.listeners}))
     yield "login", _login(report, probe)
@@ -125,10 +126,20 @@ def _programs(probe: Probe) -> list[str]:
     return [*lines, *([f"llamaherd: servers {names}"] if names else [])]
 
 
-def _models(probe: Probe) -> list[str]:
-    lines = [f"{m.source}: {m.name}, {human_bytes(m.size)}" for m in probe.models[:SHOWN_MODELS]]
-    more = len(probe.models) - SHOWN_MODELS
+def _models(report: Report, probe: Probe) -> list[str]:
+    stands = {file.path: file for file in report.adoptable}
+    # What a model of ours needs first: the rest is only there.
+    models = sorted(probe.models, key=lambda model: model.path not in stands)
+    lines = [_model(model, stands.get(model.path)) for model in models[:SHOWN_MODELS]]
+    more = len(models) - SHOWN_MODELS
     return [*lines, *([f"and {more} more (--json lists them)"] if more > 0 else [])]
+
+
+def _model(model: FoundModel, stands: Adoptable | None) -> str:
+    text = f"{model.source}: {model.name}, {human_bytes(model.size)}"
+    if stands is None:
+        return text
+    return f"{text}: {'is' if stands.certain else 'perhaps'} {stands.model}"
 
 
 def _login(report: Report, probe: Probe) -> str:

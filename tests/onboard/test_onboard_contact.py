@@ -20,7 +20,8 @@ from llamaherd.onboard.first_contact import (
     steps_of,
     sudo_line,
 )
-from llamaherd.onboard.probe import connection, resolve_target
+from llamaherd.onboard.probe import connection
+from llamaherd.onboard.target import resolve_target
 
 CONFIG = """\
 Host gpu

@@ -328,7 +328,11 @@ def test_a_hub_that_is_not_reached_is_a_warning_and_a_slow_one_a_note() -> None:
 
 UNREACHED = {
     "wrong port": (Contact(error="connection refused"), "ssh.unreachable", "does it listen on"),
-    "nobody there": (Contact(error="no answer within 10 s"), "ssh.unreachable", "ssh -p 22"),
+    "nobody there": (
+        Contact(error="no answer within 10 s"),
+        "ssh.unreachable",
+        "ssh ops@10.0.0.17",
+    ),
     "no such name": (
         Contact(error="the name does not resolve (Name or service not known)"),
         "ssh.unreachable",

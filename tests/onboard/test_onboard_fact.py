@@ -209,3 +209,47 @@ def test_a_hub_that_is_asked_for_real(tmp_path: Path) -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     # curl gives no HTTP status for a file: it isn't taken for an answer of a hub.
     assert Bandwidth().process(done.stdout.splitlines()).reached is False
+
+
+def process(proc: Path, pid: int, *words: str, unit: str = "") -> None:
+    """A process, as procfs shows it."""
+    folder = proc / str(pid)
+    folder.mkdir(parents=True)
+    (folder / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in words))
+    (folder / "exe").symlink_to(words[0])
+    place = f"system.slice/{unit}" if unit else "user.slice/user-1000.slice/session-2.scope"
+    (folder / "cgroup").write_text(f"0::/{place}\n")
+
+
+def test_what_runs_is_seen_wherever_it_lies(tmp_path: Path) -> None:
+    proc = tmp_path / "proc"
+    server = "/home/a/llama.cpp/build/bin/llama-server"
+    process(proc, 11, server, "-m", "x.gguf", unit="chat.service")
+    process(proc, 12, "/opt/ours/llama-server", "-m", "x", unit="llama-server@coder.service")
+    process(proc, 13, "/usr/bin/python3.12", "-m", "vllm.entrypoints.openai.api_server")
+    process(proc, 14, "/usr/bin/python3", "/home/b/venv/bin/vllm", "serve", "m")
+    process(proc, 15, "/usr/bin/journalctl", "-u", "ollama")
+    process(proc, 16, "/bin/sh", "-c", "llama-server | ollama")
+    process(proc, 17, "/usr/local/bin/ollama", "runner", "--model", "/blobs/x")
+    process(proc, 18, "/usr/local/bin/ollama", "serve", unit="my-ollama.service")
+    running = [(p.kind, p.path, p.unit) for p in look(tmp_path, proc).programs if p.active]
+    assert running == [
+        ("llama.cpp", server, "chat.service"),
+        ("vllm", "vllm.entrypoints.openai.api_server", ""),
+        ("vllm", "/home/b/venv/bin/vllm", ""),
+        ("ollama", "/usr/local/bin/ollama", "my-ollama.service"),
+    ]
+
+
+def test_a_program_that_is_installed_and_runs_is_one() -> None:
+    lines = (
+        "ollama|/usr/local/bin/ollama|ollama version is 0.9.2|ollama.service|inactive\n"
+        "process|/usr/local/bin/ollama|ollama||active\n"
+        "llama-server|/usr/bin/llama-server|version: 6123 (79c1160b)||\n"
+        "process|/usr/bin/python3.11|/home/b/koboldcpp.py||active"
+    )
+    assert parse_probe(output(programs=lines)).programs == (
+        Program("ollama", "/usr/local/bin/ollama", "0.9.2", "ollama.service", True),
+        Program("llama.cpp", "/usr/bin/llama-server", "6123"),
+        Program("koboldcpp.py", "/home/b/koboldcpp.py", "", "", True),
+    )
