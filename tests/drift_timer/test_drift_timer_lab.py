@@ -190,6 +190,15 @@ def test_the_history_on_the_controller_tells_all_of_it(host: Any, converged: str
     assert states == ["drift", "drift", "ok", "error"], "the last four are kept"
 
 
+def test_what_the_page_says_to_type_on_the_controller(host: Any, converged: str) -> None:
+    assert TIMER in host.run(f"systemctl list-timers {TIMER}").stdout
+    # The last check could not judge: what an alert looks at.
+    assert host.run(f"systemctl is-failed {SERVICE}").stdout.strip() == "failed"
+    host.run(f"systemctl disable --now {TIMER}")
+    assert host.run(f"systemctl is-enabled {TIMER}", check=False).stdout.strip() == "disabled"
+    host.run(f"systemctl enable --now {TIMER}")
+
+
 def test_the_administrators_file_reaches_the_check_and_survives(
     host: Any, converge: Converge, converged: str
 ) -> None:

@@ -1,0 +1,268 @@
+"""Every command that README.md and the pages below docs/ show is one that works.
+
+A command is run here, against one lab host that all of them share, or another test runs it, or it
+is another program's on a machine that tests don't have. A command that is in none of the three
+tables fails: map it. Outputs aren't compared, exit statuses are.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from converge_support import BIN, PROJECT, Site
+from documented import Command, commands_of, shown
+
+from llamaherd.cli import COMMANDS, build_parser
+
+COMMANDS_SHOWN = shown()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command that is run here.
+
+    + words: what is typed instead, word for word: names of the page's hosts and files
+    + more: words that go to its end
+    + typed: its standard input
+    """
+
+    words: tuple[tuple[str, str], ...] = ()
+    more: tuple[str, ...] = ()
+    typed: str = ""
+
+
+@dataclass(frozen=True)
+class By:
+    """A command that another test runs, ``PATH::NAME``."""
+
+    test: str
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Another program's, and why no test can run it."""
+
+    reason: str
+
+
+# What the pages call the lab host's things.
+NAMES = (
+    *(("my-fleet.yaml", "{fleet}"), ("inventories/fleet.yaml", "{folder}/catalogue.yaml")),
+    *(("gpu-01", "box"), ("inventory.py", "{project}/inventory.py")),
+    *(("deploy.py", "{project}/deploy.py"), ("HOST", "{alias}"), ("cp", "cp")),
+)
+DATA = ("--data", "ssh_config_file={ssh_config}")
+FACT = Run((("gpu-01", "{alias}"),), DATA)
+
+DEMO = By("tests/lab/test_demo.py::test_the_demo_does_the_whole_job")
+LAB = "tests/lab/test_lab.py::"
+TIMER = "tests/drift_timer/test_drift_timer_lab.py::"
+ONBOARD = "tests/onboard/test_onboard_lab.py::"
+WRITE = By(
+    "tests/onboard/test_write_lab.py::test_a_bare_box_serves_and_opencode_answers_after_one_command"
+)
+FIT = "tests/sizing/test_fit_command.py::"
+LOCK = "tests/lock/test_lock_command.py::"
+BOXES = By(f"{ONBOARD}test_cards_in_all_conditions")
+CONTACT = By(f"{ONBOARD}test_first_contact_by_password_leaves_key_and_user_once")
+PROMPT = By("molecule/default/tests/test_default.py::test_opencode_answers_a_prompt")
+
+# By pattern, the first that fits the whole command.
+HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
+    # The fleet file
+    (r"llamaherd validate( \S+)?", Run()),
+    (r"llamaherd show gpu-01 my-fleet.yaml --origin", Run()),
+    (r"llamaherd lock( my-fleet.yaml)?", Run()),
+    (r"llamaherd lock --update \S+", By(f"{LOCK}test_a_pin_stays_until_it_is_updated")),
+    (r"llamaherd models", Run()),
+    (r"cp inventories/example.yaml \S+", Run()),
+    # Converge and what comes after it
+    (r"(FLEET=my-fleet.yaml )?pyinfra inventory.py deploy.py", Run(typed="y\n")),
+    (r"pyinfra inventory.py deploy.py (-y|--dry)", Run(typed="y\n")),
+    (r"pyinfra inventory.py deploys.models.models", Run(typed="y\n")),
+    (r"pyinfra (gpu-01|HOST) fact facts\.\w+\.\w+", FACT),
+    (r"llamaherd verify", Run()),
+    (r"llamaherd drift( my-fleet.yaml)?", Run()),
+    (r"llamaherd drift my-fleet.yaml .*", Run()),
+    (r"opencode (run '.*'|debug config)", PROMPT),
+    (r"runuser -u dev opencode", PROMPT),
+    # The scheduled check
+    (r"systemctl start llamaherd-drift.service", By(f"{TIMER}check")),
+    (
+        r"runuser -u llamaherd-drift .*",
+        By(f"{TIMER}test_the_history_on_the_controller_tells_all_of_it"),
+    ),
+    (r"journalctl -u llamaherd-drift.service", By(f"{TIMER}log")),
+    (
+        r"systemctl .* ?llamaherd-drift.*",
+        By(f"{TIMER}test_what_the_page_says_to_type_on_the_controller"),
+    ),
+    # Sizing
+    (r"llamaherd fit glm-4.7-flash --vram 24G", Run()),
+    (r"llamaherd fit coder-model .*", Run()),
+    (
+        r"llamaherd fit \./model-00001-of-00003.gguf .*",
+        By(f"{FIT}test_all_files_of_a_split_model_count"),
+    ),
+    (r"llamaherd fit unsloth/.*", By(f"{FIT}test_the_hub_answers_for_whole_and_split_models")),
+    # New boxes
+    (r"llamaherd onboard \S+( --no-bandwidth| TARGET --json)?", BOXES),
+    (r"llamaherd onboard \S+ --json", BOXES),
+    (
+        r"llamaherd onboard (ops@\S+ ops@\S+|--list boxes.txt)",
+        By(f"{ONBOARD}test_several_boxes_are_shown_side_by_side"),
+    ),
+    (r"llamaherd onboard \S+ (--password prompt --install-key|--create-user herder)", CONTACT),
+    (r"llamaherd onboard \S+ --fleet fleet.yaml --write( --converge)?", WRITE),
+    # The lab and the project itself
+    (r"make demo( KEEP=1)?", DEMO),
+    (r"make [a-z-]+( BINARY=\S+)?", Run((("make", "make --dry-run"),))),
+    (
+        r"python molecule/lab/lab.py list",
+        Run((("molecule/lab/lab.py", "{project}/molecule/lab/lab.py"),)),
+    ),
+    (
+        r"python molecule/lab/lab.py (create|destroy) NAME.*",
+        By(f"{LAB}test_a_destroyed_lab_leaves_nothing"),
+    ),
+    (
+        r"python molecule/lab/lab.py exec NAME.*",
+        By(f"{LAB}test_exec_passes_words_and_the_exit_code_on"),
+    ),
+    (
+        r"python molecule/lab/lab.py restart NAME",
+        By(f"{LAB}test_a_restart_keeps_files_and_forgets_processes"),
+    ),
+    (r"python molecule/lab/lab.py hub NAME", By("tests/converge/conftest.py::site")),
+    (
+        r"ssh -F .lab/NAME/ssh_config llamaherd-NAME",
+        Run(((".lab/NAME/ssh_config", "{ssh_config}"), ("llamaherd-NAME", "{alias}")), ("true",)),
+    ),
+    (r"pip install -e \.", Run(((".", "{project}"),), ("--dry-run", "--no-deps", "--quiet"))),
+    (
+        r"npm install --global yaml-language-server@.*",
+        By("tests/editor/language_server.py::installed"),
+    ),
+    (r"hx --health yaml", Foreign("an editor of the user's")),
+    # A machine with a GPU and its driver
+    (r"nvidia-smi (-L|-i N -mig 0|exited 124)", Foreign("the NVIDIA driver's")),
+    (r"(dkms status|apt-mark hold|dmesg \| grep -i nvidia)", Foreign("of a host with the driver")),
+    (r"ssh(-keygen)? -[a-zA-Z]", Foreign("an option of OpenSSH, named in a sentence")),
+    (r"llamaherd fit( MODEL)?", Run((("llamaherd fit", "llamaherd fit glm-4.7-flash"),))),
+)
+
+
+def how(command: str) -> Run | By | Foreign | None:
+    """What is done about a command; None for one that nobody has mapped."""
+    return next((found for pattern, found in HOW if re.fullmatch(pattern, command)), None)
+
+
+def parameters(kind: type[Any]) -> list[Any]:
+    """The commands with that treatment, each once, as a test's parameters."""
+    texts = dict.fromkeys(command.text for command in COMMANDS_SHOWN)
+    return [pytest.param(text, id=text) for text in texts if isinstance(how(text), kind)]
+
+
+def test_there_are_commands_to_look_at() -> None:
+    assert len(COMMANDS_SHOWN) > 60
+    assert {command.page for command in COMMANDS_SHOWN} >= {"README.md", "docs/drift.md"}
+
+
+@pytest.mark.parametrize("command", COMMANDS_SHOWN, ids=lambda each: f"{each.page}: {each.text}")
+def test_every_command_is_run_somewhere(command: Command) -> None:
+    assert how(command.text) is not None, "map it in HOW: run it here, or name the test that does"
+
+
+def test_no_line_of_the_table_is_left_over() -> None:
+    texts = {command.text for command in COMMANDS_SHOWN}
+    idle = [pattern for pattern, _ in HOW if not any(re.fullmatch(pattern, t) for t in texts)]
+    assert idle == []
+
+
+@pytest.mark.parametrize("text", parameters(By))
+def test_the_named_test_is_there(text: str) -> None:
+    treatment = how(text)
+    assert isinstance(treatment, By)
+    path, _, name = treatment.test.partition("::")
+    tree = ast.parse((PROJECT / path).read_text("utf-8"))
+    assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+LLAMAHERD = sorted({c.text for c in COMMANDS_SHOWN if re.match(r"llamaherd \w+", c.text)})
+
+
+@pytest.mark.parametrize("text", LLAMAHERD)
+def test_the_command_line_takes_it(text: str) -> None:
+    words = shlex.split(text)[1:]
+    assert words[0] in COMMANDS
+    # `llamaherd fit` alone, in a sentence, is the name of the command.
+    if words != ["fit"] and words != ["onboard", "TARGET", "--json"]:
+        assert build_parser((words[0],)).parse_args(words).func
+
+
+def test_commands_are_found_in_every_form() -> None:
+    page = (
+        "Run `llamaherd lock --update x` or `llamaherd`.\n\n    llamaherd drift a  # why\n\n"
+        "```console\nsystemctl start a \\\n    b\n```\n\n```text\n$ opencode run 'x'\nanswer\n```\n"
+    )
+    assert sorted(commands_of(page)) == [
+        "llamaherd drift a",
+        "llamaherd lock --update x",
+        "opencode run 'x'",
+        "systemctl start a b",
+    ]
+
+
+@pytest.fixture(scope="module")
+def place(site: Site, tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Path]:
+    """The host in order, and a folder to type commands in."""
+    folder = tmp_path_factory.mktemp("documented")
+    (folder / "catalogue.yaml").write_text(
+        "version: 1\nmodels:\n  coder-model: {catalogue: glm-4.7-flash}\nhosts: {box: }\n"
+    )
+    (folder / "inventories").mkdir()
+    (folder / "inventories/example.yaml").symlink_to(PROJECT / "inventories/example.yaml")
+    (folder / "Makefile").symlink_to(PROJECT / "Makefile")
+    (folder / "pyproject.toml").symlink_to(PROJECT / "pyproject.toml")
+    assert site.converge().returncode == 0
+    return site, folder
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("text", parameters(Run))
+def test_the_command_does_what_the_page_says(text: str, place: tuple[Site, Path]) -> None:
+    site, folder = place
+    treatment = how(text)
+    assert isinstance(treatment, Run)
+    names = {
+        "fleet": site.fleet,
+        "folder": folder,
+        "project": PROJECT,
+        "alias": site.lab.alias,
+        "ssh_config": site.lab.ssh_config,
+    }
+    line = text
+    for shown_name, meant in (*treatment.words, *NAMES):
+        pattern = rf"(?<![\w./-]){re.escape(shown_name)}(?![\w/-])"
+        line = re.sub(pattern, lambda _, meant=meant: meant.format(**names), line)
+    line = " ".join([line, *(word.format(**names) for word in treatment.more)])
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=folder,
+        env=site.environment
+        | {"FLEET": str(site.fleet), "PATH": f"{BIN}:{os.environ['PATH']}"}
+        | {"XDG_STATE_HOME": str(folder / "state")},
+        input=treatment.typed,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
