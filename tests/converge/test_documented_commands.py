@@ -32,11 +32,13 @@ class Run:
     + words: what is typed instead, word for word: names of the page's hosts and files
     + more: words that go to its end
     + typed: its standard input
+    + on_host: it is typed on the host, as root
     """
 
     words: tuple[tuple[str, str], ...] = ()
     more: tuple[str, ...] = ()
     typed: str = ""
+    on_host: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,20 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     (r"llamaherd drift my-fleet.yaml .*", Run()),
     (r"opencode (run '.*'|debug config)", PROMPT),
     (r"runuser -u dev opencode", PROMPT),
+    (r"llamaherd drift --deep", Run()),
+    # On a host
+    (r"journalctl -u llama-server@NAME", Run((("NAME", "coder"),), on_host=True)),
+    (r"systemctl list-units 'llamaherd-\*'", Run(on_host=True)),
+    (
+        r"systemctl stop llamaherd-NAME",
+        Run(
+            (("systemctl", "systemd-run --unit=llamaherd-NAME sleep 99; systemctl"),), on_host=True
+        ),
+    ),
+    (
+        r"llama-server --list-devices",
+        Run((("llama-server", "$(ls -d /opt/llama.cpp/*/bin/llama-server)"),), on_host=True),
+    ),
     # The scheduled check
     (r"systemctl start llamaherd-drift.service", By(f"{TIMER}check")),
     (
@@ -114,7 +130,7 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     ),
     (r"llamaherd fit unsloth/.*", By(f"{FIT}test_the_hub_answers_for_whole_and_split_models")),
     # New boxes
-    (r"llamaherd onboard \S+( --no-bandwidth| TARGET --json)?", BOXES),
+    (r"llamaherd onboard( \S+)?( --no-bandwidth)?", BOXES),
     (r"llamaherd onboard \S+ --json", BOXES),
     (
         r"llamaherd onboard (ops@\S+ ops@\S+|--list boxes.txt)",
@@ -153,7 +169,8 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     ),
     (r"hx --health yaml", Foreign("an editor of the user's")),
     # A machine with a GPU and its driver
-    (r"nvidia-smi (-L|-i N -mig 0|exited 124)", Foreign("the NVIDIA driver's")),
+    (r"nvidia-smi (-L|-i N -mig 0)", Foreign("the NVIDIA driver's")),
+    (r"(nvidia-smi|curl) exited \d+.*", Foreign("words of a message, no command")),
     (r"(dkms status|apt-mark hold|dmesg \| grep -i nvidia)", Foreign("of a host with the driver")),
     (r"ssh(-keygen)? -[a-zA-Z]", Foreign("an option of OpenSSH, named in a sentence")),
     (r"llamaherd fit( MODEL)?", Run((("llamaherd fit", "llamaherd fit glm-4.7-flash"),))),
@@ -204,7 +221,7 @@ def test_the_command_line_takes_it(text: str) -> None:
     words = shlex.split(text)[1:]
     assert words[0] in COMMANDS
     # `llamaherd fit` alone, in a sentence, is the name of the command.
-    if words != ["fit"] and words != ["onboard", "TARGET", "--json"]:
+    if words not in (["fit"], ["onboard"]):
         assert build_parser((words[0],)).parse_args(words).func
 
 
@@ -242,6 +259,27 @@ def test_the_command_does_what_the_page_says(text: str, place: tuple[Site, Path]
     site, folder = place
     treatment = how(text)
     assert isinstance(treatment, Run)
+    line = typed(text, treatment, place)
+    if treatment.on_host:
+        done = site.lab.run(line, check=False)
+    else:
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=folder,
+            env=site.environment
+            | {"FLEET": str(site.fleet), "PATH": f"{BIN}:{os.environ['PATH']}"}
+            | {"XDG_STATE_HOME": str(folder / "state")},
+            input=treatment.typed,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+def typed(text: str, treatment: Run, place: tuple[Site, Path]) -> str:
+    """A page's command with the lab's names in it."""
+    site, folder = place
     names = {
         "fleet": site.fleet,
         "folder": folder,
@@ -249,20 +287,7 @@ def test_the_command_does_what_the_page_says(text: str, place: tuple[Site, Path]
         "alias": site.lab.alias,
         "ssh_config": site.lab.ssh_config,
     }
-    line = text
     for shown_name, meant in (*treatment.words, *NAMES):
         pattern = rf"(?<![\w./-]){re.escape(shown_name)}(?![\w/-])"
-        line = re.sub(pattern, lambda _, meant=meant: meant.format(**names), line)
-    line = " ".join([line, *(word.format(**names) for word in treatment.more)])
-    done = subprocess.run(
-        ["bash", "-c", line],
-        cwd=folder,
-        env=site.environment
-        | {"FLEET": str(site.fleet), "PATH": f"{BIN}:{os.environ['PATH']}"}
-        | {"XDG_STATE_HOME": str(folder / "state")},
-        input=treatment.typed,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        text = re.sub(pattern, meant.format(**names).replace("\\", "\\\\"), text)
+    return " ".join([text, *(word.format(**names) for word in treatment.more)])
