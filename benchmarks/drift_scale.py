@@ -1,11 +1,12 @@
 """How a drift check grows with the fleet: 1, 10, 100 and 1,000 simulated hosts in order.
 
-    python benchmarks/drift_scale.py [HOSTS ...]
+    python benchmarks/drift_scale.py [HOSTS ...] [--write]
 
 Every host is pyinfra's ``@fake``: a command takes 20 ms and brings what a host with one server and
 OpenCode would answer. Settings, workers and judging are the real ones. Prints seconds, peak memory
 (resident memory of all processes together) and what a host cost. Exit status 1 when 1,000 hosts
 take more than 60 s or 1 GB on this machine (meant: 2 cores), or when a host isn't found in order.
+``--write`` renews the table of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "drift")]
 
+import document  # noqa: E402
 from fake_host import SETTINGS, FakeHost  # noqa: E402
 
 from llamaherd.drift.pool import check_in_processes, process_count  # noqa: E402
@@ -94,8 +96,8 @@ def check(count: int) -> tuple[float, int, list[HostReport]]:
 
 def main() -> int:
     """Measure each size; the budget decides the exit status."""
-    sizes = [int(word) for word in sys.argv[1:]] or list(SIZES)
-    failed = False
+    sizes = [int(word) for word in sys.argv[1:] if word != "--write"] or list(SIZES)
+    failed, rows = False, []
     print(f"{'hosts':>6} {'processes':>9} {'seconds':>8} {'peak':>8}  a host")
     for size in sizes:
         seconds, peak, reports = check(size)
@@ -104,8 +106,14 @@ def main() -> int:
             print(f"{report.name}: {report.state}: {report.error} {report.findings}")
         cost = f"{reports[0].commands} commands, {reports[0].operations} operations"
         print(f"{size:6} {process_count(size):9} {seconds:8.2f} {peak / 1e6:5.0f} MB  {cost}")
+        rows.append(
+            [f"{size:,}", str(process_count(size)), f"{seconds:.1f}", f"{peak / 1e6:.0f} MB"]
+        )
         over = size == BUDGET_HOSTS and (seconds > BUDGET_SECONDS or peak > BUDGET_BYTES)
         failed = failed or over or bool(wrong)
+    if "--write" in sys.argv:
+        heads = ("hosts", "processes", "seconds", "peak memory")
+        document.write("drift_scale", document.table(heads, rows))
     return 1 if failed else 0
 
 

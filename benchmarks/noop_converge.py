@@ -1,6 +1,6 @@
 """A host in order: what it costs to find that out, beside ansible-core.
 
-    python benchmarks/noop_converge.py [ROUNDS]
+    python benchmarks/noop_converge.py [ROUNDS] [--write]
 
 Makes a lab host (root; docs/lab.md), brings it in order once, and then measures in turn, in this
 one run: pyinfra connecting and running ``true`` (the floor), a converge with nothing to do,
@@ -8,7 +8,7 @@ one run: pyinfra connecting and running ``true`` (the floor), a converge with no
 checks the same state with 19 tasks of its own modules and the facts that it gathers by default.
 One round of each isn't counted. Every run must exit 0 and change nothing.
 
-Prints medians and ratios. Exit status 1 when the converge isn't at least ten times as fast as
+Prints medians and ratios; ``--write`` renews the table of docs/performance.md. Exit status 1 when the converge isn't at least ten times as fast as
 ansible-core, or when something failed.
 """
 
@@ -30,6 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "molecule" / "lab"), str(ROOT / "tests" / "converge")]
 
+import document  # noqa: E402
 from converge_support import FLEET, PROJECT, Site  # noqa: E402
 from lab import LabError, lab_host, serve_hub, stop_on_signals  # noqa: E402
 
@@ -171,10 +172,30 @@ def show(times: dict[str, list[float]]) -> float:
     return medians["ansible-core"] / converge
 
 
+NAMES = {
+    "pyinfra exec true": "pyinfra connecting and running `true`",
+    "no-op converge": "converge with nothing to do",
+    "llamaherd drift": "`llamaherd drift`",
+    "ansible-core": "ansible-core 2.19, pipelining, connection kept open",
+}
+
+
+def markdown(times: dict[str, list[float]]) -> str:
+    """The table of the document."""
+    converge = statistics.median(times["no-op converge"])
+    rows = []
+    for name, values in times.items():
+        median = statistics.median(values)
+        seconds = [f"{value:.2f} s" for value in (median, min(values), max(values))]
+        rows.append([NAMES[name], *seconds, f"{median / converge:.2f}"])
+    return document.table(("", "median", "least", "most", "to the converge"), rows)
+
+
 def main() -> int:
     """Measure; the ratio decides the exit status."""
     stop_on_signals()
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    numbers = [int(word) for word in sys.argv[1:] if word != "--write"]
+    rounds = numbers[0] if numbers else ROUNDS
     name = f"bench-{secrets.token_hex(3)}"
     with tempfile.TemporaryDirectory() as folder, lab_host(name) as lab:
         reference = Path(folder)
@@ -192,7 +213,10 @@ def main() -> int:
         site = Site(lab, fleet, environment, key)
         try:
             prepare(site, reference)
-            ratio = show(measure(contenders(site, reference), rounds))
+            times = measure(contenders(site, reference), rounds)
+            ratio = show(times)
+            if "--write" in sys.argv:
+                document.write("noop_converge", markdown(times))
         except (RuntimeError, LabError) as error:
             print(error, file=sys.stderr)
             return 1
