@@ -8,8 +8,8 @@ one run: pyinfra connecting and running ``true`` (the floor), a converge with no
 checks the same state with 19 tasks of its own modules and the facts that it gathers by default.
 One round of each isn't counted. Every run must exit 0 and change nothing.
 
-Prints medians and ratios; ``--write`` renews the table of docs/performance.md. Exit status 1 when the converge isn't at least ten times as fast as
-ansible-core, or when something failed.
+Prints medians and ratios; ``--write`` renews the table of docs/performance.md. Exit status 1 when
+the converge isn't at least ten times as fast as ansible-core, or when something failed.
 """
 
 from __future__ import annotations
