@@ -83,7 +83,7 @@ bench: lab-tools downloads ## What a check costs, into docs/performance.md
 	$(BIN)/python benchmarks/drift_scale.py --write
 	$(BIN)/python benchmarks/noop_converge.py --write
 
-reference: venv ## docs/reference.md, from the fleet file's schema
+reference: venv ## docs/reference.md and its kin, from the schemas
 	$(BIN)/python -m schemas.reference
 
 editor: lab-tools venv ## What editors show, into docs/editor.md (fetches a server from npm)

@@ -1,9 +1,9 @@
-"""The page that lists every key of the fleet file, made from its schema and nothing else.
+"""The pages that list every key of fleet file and catalogue, made from their schemas alone.
 
-Owns the order of the page (the schema's own), its words for types and limits, and the headings,
+Owns the order of a page (the schema's own), its words for types and limits, and the headings,
 which are the keys' paths: ``servers.NAME.port``. It adds no fact of its own: a description, a
 default, an example or an effect that is missing here is missing in the schema. Tests hold
-``docs/reference.md`` to what this module makes; ``make reference`` writes it.
+both pages to what this module makes; ``make reference`` writes them.
 
 Settings of hosts may stand in ``defaults``, in a group and in a host, three mappings of the schema
 with nearly the same keys: they are described once, with the places where each may be written. So
@@ -26,7 +26,8 @@ from schemas.validate import load_schema, resolve
 Schema = Mapping[str, Any]
 Path_ = tuple[str, ...]
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = DOCS / "reference.md"
 # Where the settings of hosts may be written, by the schema's own name of each mapping.
 PLACES = {"defaults": "defaults", "group": "groups.NAME", "host": "hosts.NAME"}
 _WORDS = {
@@ -51,6 +52,15 @@ ends up.
 _HOSTS = (
     "What is said of hosts: in `defaults` of all, in a group of its hosts, in a host of it alone."
 )
+
+_CATALOGUE_HEAD = """\
+# Every key of a catalogue entry
+
+Made from the [schema](../schemas/catalogue.schema.json) by `make reference`; a test fails where
+they differ. An entry is a file `inventories/catalogue/NAME.yaml`; a fleet's model takes it up with
+`catalogue: NAME`, and `llamaherd models` lists them. What isn't known of a model is left out, and
+each number has the page that says so as `source` beside it.
+"""
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,8 @@ class _Reader:
         for key, (_, sub) in zip(top, _properties(self.root), strict=True):
             if key.path[0] not in ("defaults", "groups", "hosts"):
                 yield from self._below(key, sub)
-        yield from self._hosts()
+        if "host" in self.root["$defs"]:
+            yield from self._hosts()
         for name in self.shared:
             yield from self._section((_spoken(name),), self.root["$defs"][name])
 
@@ -218,15 +229,15 @@ def _shared_shapes(root: Schema) -> list[str]:
 
 def _hosted(root: Schema) -> dict[str, str]:
     """Mappings that are sections of hosts, by definition: the key under which a host has them."""
-    host = root["$defs"]["host"]
+    host = root["$defs"].get("host", {})
     return {_reference(sub): name for name, sub in _properties(host) if "$ref" in sub}
 
 
-def page(schema: Schema) -> str:
+def page(schema: Schema, head: str = _HEAD) -> str:
     """The whole page, as Markdown."""
     found = sections(schema)
     contents = "\n".join(f"- [{each.heading}](#{anchor(each.heading)})" for each in found)
-    parts = [_HEAD, contents + "\n"]
+    parts = [head, contents + "\n"]
     for section in found:
         parts.append(_section_text(section))
         parts.extend(_key_text(key) for key in section.keys if not key.opens_section)
@@ -240,7 +251,7 @@ def anchor(heading: str) -> str:
 
 
 def _section_text(section: Section) -> str:
-    lines = [f"## {section.heading}", "", section.schema["description"]]
+    lines = [f"## {section.heading}", "", section.schema.get("description", "")]
     names = [f"`{key.path[-1]}`" for key in section.keys]
     if section.schema.get("maxProperties") == 1 or "oneOf" in section.schema:
         lines += ["", f"Exactly one of {_listed(names)}."]
@@ -342,9 +353,18 @@ def _entry(name: str, value: Any) -> str:
     return f"{name}: {_value(value)}"
 
 
-def main(page_path: Path = PAGE) -> int:
-    """Write the page; the exit status."""
-    page_path.write_text(page(load_schema("fleet.schema.json")), "utf-8")
+def pages() -> dict[str, str]:
+    """The text of each page by its name below ``docs/``."""
+    return {
+        "reference.md": page(load_schema("fleet.schema.json")),
+        "reference-catalogue.md": page(load_schema("catalogue.schema.json"), _CATALOGUE_HEAD),
+    }
+
+
+def main(folder: Path = DOCS) -> int:
+    """Write the pages; the exit status."""
+    for name, text in pages().items():
+        (folder / name).write_text(text, "utf-8")
     return 0
 
 
