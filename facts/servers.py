@@ -45,6 +45,8 @@ class ServerState(FactValue):
     + arguments: what the process was started with, the program first; empty when unknown
     + newer_drop_ins: those of the drop-ins that are younger than the process
     + model_current: False when a model file that the process has mapped was replaced since
+    + stale_credentials: files handed to the process that are others now, by the credential's name
+    + missing_credentials: paths of files that it should be handed and that aren't there
     + age: seconds since the process was started; None when there is none
     """
 
@@ -63,6 +65,8 @@ class ServerState(FactValue):
     arguments: tuple[str, ...] = ()
     newer_drop_ins: tuple[str, ...] = ()
     model_current: bool = True
+    stale_credentials: tuple[str, ...] = ()
+    missing_credentials: tuple[str, ...] = ()
     age: int | None = None
 
 
@@ -112,10 +116,18 @@ look() {
     [ "$(stat -c %Y -- "$path")" -le $((now - age + 1)) ] || echo "Newer=$path"
   done
   tr '\0' '\n' < "/proc/$pid/environ" 2>/dev/null | sed -n 's/^@VARIABLE@=/Config=/p'
-  ! grep -qs '[.]gguf (deleted)$' "/proc/$pid/maps" || echo ModelCurrent=no
+  # A router's models are in processes of their own, below it.
+  group=/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$pid/cgroup" 2>/dev/null)
+  ! grep -qs '[.]gguf (deleted)$' "/proc/$pid/maps" \
+    $(sed 's|.*|/proc/&/maps|' "$group/cgroup.procs" 2>/dev/null) || echo ModelCurrent=no
   key=/etc/llama-server/$1/api-key running=/run/credentials/$unit/api-key
   { [ -e "$key" ] || [ -e "$running" ]; } || return 0
   cmp -s -- "$key" "$running" || echo KeyCurrent=no
+}
+credential() {
+  running=/run/credentials/llama-server@$1.service/$2
+  if [ ! -e "$3" ]; then echo "Missing=$3"
+  elif [ -e "$running" ] && ! cmp -s -- "$3" "$running"; then echo "Stale=$2"; fi
 }
 echo @SECTION@account; id -u llama-server 2>/dev/null
 echo @SECTION@units; grep -ls '^@MARK@' @UNITS@/llama-server@*.service 2>/dev/null
@@ -127,9 +139,15 @@ class LlamaServers(FactBase[ServersState]):
 
     + names: servers to ask about; a server without a unit answers ``not-found``
     + builds: paths of builds whose options are wanted
+    + credentials: by server, the files that systemd hands it beside its key: path by name
     """
 
-    def command(self, names: Sequence[str], builds: Sequence[str] = ()) -> str:
+    def command(
+        self,
+        names: Sequence[str],
+        builds: Sequence[str] = (),
+        credentials: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> str:
         script = (
             _SCRIPT.replace("@SECTION@", SECTION)
             .replace("@PROPERTIES@", _PROPERTIES)
@@ -139,6 +157,8 @@ class LlamaServers(FactBase[ServersState]):
         )
         for name in listed(names):
             script += f"look {shlex.quote(name)}\n"
+            for credential, path in (credentials or {}).get(name, {}).items():
+                script += f"credential {shlex.join((name, credential, path))}\n"
         for build in listed(builds):
             manifest = shlex.quote(f"{build}/manifest.json")
             script += f"echo {shlex.quote(f'{SECTION}options {build}')}\n"
@@ -193,14 +213,19 @@ def _server(name: str, lines: list[str]) -> ServerState:
             config=values.get("Config", ""),
             key_current=values.get("KeyCurrent") != "no",
             arguments=_arguments(values.get("Arguments", "")),
-            newer_drop_ins=tuple(
-                line.removeprefix("Newer=") for line in lines if line.startswith("Newer=")
-            ),
+            newer_drop_ins=_all("Newer", lines),
+            stale_credentials=_all("Stale", lines),
+            missing_credentials=_all("Missing", lines),
             model_current=values.get("ModelCurrent") != "no",
             age=int(values["Age"]) if values.get("Age") else None,
         )
     except (KeyError, ValueError, binascii.Error) as error:
         raise FactProcessError(f"cannot read the state of {unit_name(name)}: {error}") from error
+
+
+def _all(name: str, lines: list[str]) -> tuple[str, ...]:
+    """Every value of a name that may come several times."""
+    return tuple(line.removeprefix(f"{name}=") for line in lines if line.startswith(f"{name}="))
 
 
 def _arguments(encoded: str) -> tuple[str, ...]:

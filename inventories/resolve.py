@@ -7,6 +7,7 @@ from the fleet file's folder. What is refused: a lock that lacks a pin (:class:`
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -51,6 +52,7 @@ from inventories.settings import (
     SecretReference,
     ServerSettings,
     SshSettings,
+    Tls,
 )
 from inventories.sizing.options import gpu_sizes
 
@@ -72,11 +74,11 @@ def resolve_host(fleet: Fleet, lock: Lock, name: str) -> HostSettings:
     """What the host should be. KeyError for an unknown host, :class:`UnlockedError` for no pin."""
     host = fleet.hosts[name]
     servers = tuple(
-        _with_build(fleet, lock, host, _server(fleet, host, server))
+        _with_build(fleet, lock, host, server_settings(fleet, host, server))
         for server in sorted(host.values.get("servers") or {})
     )
     drafts = {server.draft.model for server in servers if server.draft is not None}
-    used = sorted({server.model for server in servers} | drafts)
+    used = sorted({served.model for server in servers for served in server.served} | drafts)
     return HostSettings(
         name=name,
         ssh=ssh_settings(fleet, host),
@@ -345,30 +347,56 @@ def _sampling(*layers: Mapping[str, Any] | None) -> Sampling:
     return Sampling(**merged)
 
 
-def _server(fleet: Fleet, host: FleetHost, name: str) -> ServerSettings:
+# Settings that are the same in the fleet file and in ServerSettings.
+_ALIKE = (
+    *("host", "parallel", "threads", "load_mode", "op_offload", "jinja", "flash_attention"),
+    *("cache_type_k", "cache_type_v", "cache_ram", "cache_reuse", "slot_save", "kv_unified"),
+    *("swa_full", "sleep_idle_seconds", "split_mode", "main_gpu", "cpu_moe", "n_cpu_moe"),
+    *("batch_size", "ubatch_size", "threads_batch", "numa", "reasoning", "reasoning_format"),
+    *("reasoning_budget", "chat_template", "metrics", "unix_socket", "socket_group"),
+    *("models_max", "load_on_startup"),
+)
+
+
+def server_settings(fleet: Fleet, host: FleetHost, name: str) -> ServerSettings:
+    """A server of a host. No lock is needed: nothing of it is pinned."""
     values = host.values["servers"][name]
-    model = fleet.models[values["model"]]
-    given = {
-        key: values[key]
-        for key in ("host", "parallel", "threads", "load_mode", "op_offload", "jinja")
-        if values.get(key) is not None
-    }
-    gpus = values.get("gpus")
+    several = values.get("models")
+    if not several:
+        return _served(fleet, host, name, values["model"])
+    models = tuple(_served(fleet, host, name, model) for model in several)
+    return replace(models[0], models=models, load_on_startup=False)
+
+
+def _served(fleet: Fleet, host: FleetHost, name: str, model_name: str) -> ServerSettings:
+    """A server as it would be if it served this one of its models alone."""
+    whole = host.values["servers"][name]
+    own = (whole.get("models") or {}).get(model_name) or {}
+    values = {**whole, **{key: value for key, value in own.items() if value is not None}}
+    model = fleet.models[model_name]
+    given = {key: values[key] for key in _ALIKE if values.get(key) is not None}
+    gpus, layers, tls = values.get("gpus"), values.get("gpu_layers"), values.get("tls")
+    arguments = values.get("chat_template_kwargs")
     return ServerSettings(
         name=name,
-        model=values["model"],
-        port=values["port"],
+        model=model_name,
+        port=0 if values.get("unix_socket") else values["port"],
         context=values.get("context") or 65536,
         address=server_address(fleet, host, name),
-        sampling=_sampling(model.get("sampling"), values.get("sampling")),
+        sampling=_sampling(model.get("sampling"), whole.get("sampling"), own.get("sampling")),
         gpus=None if gpus in (None, "all") else tuple(str(gpu) for gpu in gpus),
         api_key=secret_reference(values.get("api_key"), fleet),
         extra_args=tuple(values.get("extra_args") or ()),
         ready_timeout=values.get("ready_timeout") or 600,
         draft=_draft(values.get("draft")),
-        chat_template_file=_absolute(
-            fleet, values.get("chat_template_file") or model.get("chat_template_file")
-        ),
+        # A template's name, said of this server, wins over a file that its model comes with.
+        chat_template_file=None
+        if values.get("chat_template")
+        else _absolute(fleet, values.get("chat_template_file") or model.get("chat_template_file")),
+        gpu_layers=None if layers is None else str(layers),
+        tensor_split=tuple(values.get("tensor_split") or ()),
+        chat_template_kwargs=json.dumps(arguments, sort_keys=True) if arguments else None,
+        tls=Tls(tls["certificate"], tls["key"]) if tls else None,
         **given,
     )
 
@@ -389,6 +417,8 @@ def server_address(fleet: Fleet, host: FleetHost, name: str) -> str | None:
     which ssh reaches the host.
     """
     values = host.values["servers"][name]
+    if values.get("unix_socket"):
+        return None
     port = values["port"]
     if values.get("address"):
         return _with_port(values["address"], port)
@@ -439,7 +469,7 @@ def _provider(
     fleet: Fleet, client: FleetHost, provider: str, host: str, name: str
 ) -> OpenCodeProvider:
     target = fleet.hosts[host]
-    server = _server(fleet, target, name)
+    server = server_settings(fleet, target, name)
     written = client.values["opencode"].get("providers", {}).get(provider, {})
     local = host == client.name
     address = _local_address(server) if local else server.address
@@ -447,8 +477,8 @@ def _provider(
         id=provider,
         name=written.get("name") or ("llama-server (local)" if local else f"llama-server ({host})"),
         server=f"{host}/{name}",
-        base_url=f"http://{address}/v1",
-        models=(_opencode_model(fleet, server),),
+        base_url=f"{'http' if server.tls is None else 'https'}://{address}/v1",
+        models=tuple(_opencode_model(fleet, served) for served in server.served),
         api_key=server.api_key,
     )
 
@@ -460,13 +490,18 @@ def _opencode_model(fleet: Fleet, server: ServerSettings) -> OpenCodeModel:
         name=model_title(model),
         context=server.context,
         output=min(MAX_OUTPUT, server.context // 4),
-        reasoning=bool(model.get("reasoning")),
+        reasoning=bool(model.get("reasoning")) and server.reasoning != "disabled",
         images=bool(model.get("mmproj")),
     )
 
 
 def _local_address(server: ServerSettings) -> str:
-    """``host:port`` of a server for its own host: loopback, unless it listens elsewhere only."""
+    """``host:port`` of a server for its own host: loopback, unless it listens elsewhere only.
+
+    With TLS the name that it was given, if any: that is what a certificate holds.
+    """
+    if server.tls is not None and server.address is not None:
+        return server.address
     everywhere = server.host in (*_ANY, "localhost")
     return _with_port("127.0.0.1" if everywhere else server.host, server.port)
 

@@ -27,6 +27,7 @@ from inventories.merge import (
     own_toolkit,
 )
 from inventories.references import resolve_default, resolve_providers
+from inventories.server_rules import server_findings
 from schemas.document import Document, Mark, Node, dotted, printable
 from schemas.problems import Problem
 from schemas.validate import did_you_mean
@@ -37,27 +38,6 @@ MINIMUM_OPENCODE_CONTEXT = 8192
 SECTIONS = ("cuda", "llama_cpp", "servers", "opencode")
 """What a profile is made of; ``ssh`` differs from host to host."""
 
-# llama-server's arguments (common/arg.cpp of llama.cpp) that a setting of ours stands for.
-OWN_ARGUMENTS: Mapping[str, str] = {
-    **dict.fromkeys(("-m", "--model", "-hf", "--hf-repo", "-mu", "--model-url"), "model"),
-    **dict.fromkeys(("-a", "--alias"), "model"),
-    "--host": "host",
-    "--port": "port",
-    **dict.fromkeys(("-c", "--ctx-size"), "context"),
-    **dict.fromkeys(("-np", "--parallel"), "parallel"),
-    **dict.fromkeys(("-t", "--threads"), "threads"),
-    **dict.fromkeys(("--load-mode", "--mmap", "--no-mmap", "--mlock"), "load_mode"),
-    **dict.fromkeys(("--op-offload", "--no-op-offload"), "op_offload"),
-    **dict.fromkeys(("--jinja", "--no-jinja"), "jinja"),
-    **dict.fromkeys(("--api-key", "--api-key-file"), "api_key"),
-    **dict.fromkeys(("--temp", "--temperature"), "sampling.temperature"),
-    "--top-p": "sampling.top_p",
-    "--top-k": "sampling.top_k",
-    "--min-p": "sampling.min_p",
-    "--repeat-penalty": "sampling.repeat_penalty",
-}
-# These let whoever reaches the server run things on the host.
-DANGEROUS_ARGUMENTS = ("--tools", "--agent", "--mcp-servers", "--ui-mcp-proxy")
 OWN_CMAKE: Mapping[str, str] = {
     "CMAKE_CUDA_ARCHITECTURES": "llama_cpp.architectures",
     "GGML_NATIVE": "llama_cpp.native",
@@ -487,15 +467,8 @@ def _own_build(server: Node) -> bool:
 
 def _server(profile: _Profile, name: str, server: Node, key: Mark, rules: _Rules) -> None:
     path = ("servers", name)
-    for needed in ("model", "port"):
-        if needed not in server.value:
-            message = f"{needed} is missing: neither the host nor its groups nor defaults set it"
-            rules.on_host(profile, key, path, message)
-    model = server.get("model")
-    if model is not None and model.kind == "string" and model.value not in rules.draft.models:
-        hint = did_you_mean(model.value, rules.draft.models, known_as="models of this file")
-        message = f"there is no model {model.value}{hint}"
-        rules.on_host(profile, model.mark, (*path, "model"), message)
+    for mark, below, message in server_findings(server, key, rules.draft.models):
+        rules.on_host(profile, mark, (*path, *below), message)
     _draft(profile, name, server, rules)
     host = _value(server, "host", "127.0.0.1")
     open_to_all = _value(server, "insecure", False)
@@ -506,7 +479,6 @@ def _server(profile: _Profile, name: str, server: Node, key: Mark, rules: _Rules
             "set api_key: {env: NAME}, or insecure: true if that is meant"
         )
         rules.on_host(profile, server.value["host"].mark, (*path, "host"), message)
-    _arguments(profile, name, server, rules)
 
 
 def _draft(profile: _Profile, name: str, server: Node, rules: _Rules) -> None:
@@ -526,23 +498,6 @@ def _draft(profile: _Profile, name: str, server: Node, rules: _Rules) -> None:
     elif model.kind == "string" and model.value == _value(server, "model", ""):
         message = f"{model.value} can't draft for itself: name a smaller model of its family"
         rules.on_host(profile, model.mark, (*path, "model"), message)
-
-
-def _arguments(profile: _Profile, name: str, server: Node, rules: _Rules) -> None:
-    arguments = server.get("extra_args")
-    if arguments is None or arguments.kind != "sequence":
-        return
-    for index, item in enumerate(arguments.value):
-        if item.kind != "string":
-            continue
-        flag = item.value.partition("=")[0]
-        path = ("servers", name, "extra_args", index)
-        if flag in OWN_ARGUMENTS:
-            message = f"instead of {flag}, use the setting {OWN_ARGUMENTS[flag]} of the server"
-            rules.on_host(profile, item.mark, path, message)
-        elif flag.startswith(DANGEROUS_ARGUMENTS):
-            message = f"{flag} lets clients run things on the host; it is not for a shared server"
-            rules.on_host(profile, item.mark, path, message)
 
 
 def _opencode(profile: _Profile, rules: _Rules) -> None:
@@ -616,6 +571,9 @@ def _target(
         return
     if server.kind != "mapping":
         return
+    if _value(server, "unix_socket", False) is True:
+        message = f"{host}/{name} listens on a unix socket, where OpenCode can't: give it a port"
+        rules.on_host(profile, mark, path, message)
     _enough_context(host, name, server, rules)
     bound = _value(server, "host", "127.0.0.1")
     elsewhere = tuple(other for other in profile.hosts if target[0] and other != host)
@@ -637,15 +595,20 @@ def _server_hint(host: str, name: str, hosts: Mapping[str, Node]) -> str:
 
 
 def _enough_context(host: str, name: str, server: Node, rules: _Rules) -> None:
-    context = server.get("context")
-    if context is None or context.kind != "integer" or context.value >= MINIMUM_OPENCODE_CONTEXT:
-        return
-    message = (
-        f"{context.value} tokens are too few for OpenCode, which uses this server: "
-        f"set at least {MINIMUM_OPENCODE_CONTEXT}"
-    )
+    models = _entries(server, "models")
     owner = _Profile(rules.draft.hosts[host], (host,))
-    rules.on_host(owner, context.mark, ("servers", name, "context"), message)
+    for below, node in ((), server), *((("models", m), node) for m, node in models.items()):
+        context = node.get("context") if node.kind == "mapping" else None
+        if context is None or context.kind != "integer":
+            continue
+        if context.value >= MINIMUM_OPENCODE_CONTEXT:
+            continue
+        message = (
+            f"{context.value} tokens are too few for OpenCode, which uses this server: "
+            f"set at least {MINIMUM_OPENCODE_CONTEXT}"
+        )
+        path = ("servers", name, *below, "context")
+        rules.on_host(owner, context.mark, path, message)
 
 
 def is_loopback(host: str) -> bool:

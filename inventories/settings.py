@@ -22,6 +22,11 @@ CudaProvider = Literal["nvidia-repo", "wheels", "distribution", "existing", "non
 Backend = Literal["cuda", "cpu", "vulkan"]
 CompilerCache = Literal["none", "ccache", "sccache"]
 LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"]
+Switch = Literal["auto", "enabled", "disabled"]
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+SplitMode = Literal["none", "layer", "row", "tensor"]
+Numa = Literal["distribute", "isolate", "numactl"]
+ReasoningFormat = Literal["auto", "none", "deepseek", "deepseek-legacy"]
 
 MODELS_ROOT = "/var/lib/llamaherd/models"
 BUILDS_ROOT = "/opt/llama.cpp"
@@ -286,9 +291,19 @@ class DraftSettings:
 
 
 @dataclass(frozen=True)
-class ServerSettings:
-    """One llama-server instance.
+class Tls:
+    """Where the administrator keeps a server's certificate and private key: paths on the host."""
 
+    certificate: str
+    key: str
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """One llama-server instance. What is None or empty is left to llama.cpp.
+
+    + model: what it serves; of a router the model that clients start with
+    + port: 0 with ``unix_socket``
     + host: address it binds
     + address: ``host:port`` under which other hosts reach it; None when bound to loopback
     + context: tokens that one session gets; ``-c`` is ``context * parallel``
@@ -297,6 +312,22 @@ class ServerSettings:
     + ready_timeout: seconds that a start may take until the model answers
     + llama_cpp, cuda: the server's own build and its toolkit; None for the host's
     + chat_template_file: absolute path on the controller; None for the template in the model's file
+    + flash_attention, reasoning: ``auto`` is llama.cpp's default
+    + cache_ram: MiB of host memory for prompts that no session holds; -1 is no limit
+    + cache_reuse: tokens of the least chunk that is taken over from another place in the cache
+    + slot_save: keep each session's K/V cache on disk while the server is restarted
+    + kv_unified: one pool for all sessions, each of which still gets ``context`` at most
+    + sleep_idle_seconds: unload the model after so long without a request
+    + tensor_split: share of each GPU
+    + gpu_layers: a number, ``auto`` or ``all``
+    + chat_template: name of a template that llama.cpp brings along
+    + chat_template_kwargs: JSON object for the template
+    + tls: serve https
+    + unix_socket: listen on ``/run/llama-server/<name>/llama.sock`` instead of a port
+    + socket_group: group of the host that may connect there; None for root alone
+    + models: of a router, each of its models as a server of that model alone would be
+    + models_max: how many of them are loaded at once; 0 is no limit
+    + load_on_startup: of a router's model, whether it is loaded before it is asked for
     """
 
     name: str
@@ -319,6 +350,42 @@ class ServerSettings:
     cuda: CudaSettings | None = None
     draft: DraftSettings | None = None
     chat_template_file: str | None = None
+    flash_attention: Switch | None = None
+    cache_type_k: CacheType | None = None
+    cache_type_v: CacheType | None = None
+    cache_ram: int | None = None
+    cache_reuse: int | None = None
+    slot_save: bool = False
+    kv_unified: bool | None = None
+    swa_full: bool = False
+    sleep_idle_seconds: int | None = None
+    gpu_layers: str | None = None
+    split_mode: SplitMode | None = None
+    tensor_split: tuple[float, ...] = ()
+    main_gpu: int | None = None
+    cpu_moe: bool = False
+    n_cpu_moe: int | None = None
+    batch_size: int | None = None
+    ubatch_size: int | None = None
+    threads_batch: int | None = None
+    numa: Numa | None = None
+    reasoning: Switch | None = None
+    reasoning_format: ReasoningFormat | None = None
+    reasoning_budget: int | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: str | None = None
+    metrics: bool = False
+    tls: Tls | None = None
+    unix_socket: bool = False
+    socket_group: str | None = None
+    models: tuple[ServerSettings, ...] = ()
+    models_max: int | None = None
+    load_on_startup: bool = False
+
+    @property
+    def served(self) -> tuple[ServerSettings, ...]:
+        """One of these settings a model: the server's own, or a router's models'."""
+        return self.models or (self,)
 
 
 @dataclass(frozen=True)

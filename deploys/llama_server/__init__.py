@@ -31,7 +31,9 @@ from deploys.common.operations import (
 from deploys.common.secrets import secret
 from deploys.common.shell import operand
 from deploys.llama_cpp import host_build
+from deploys.llama_cpp.build import Build
 from deploys.llama_server.errors import ServerError
+from deploys.llama_server.reasons import Cause, Reason, other_program, reason_to_restart
 from deploys.llama_server.start import watch_start
 from deploys.llama_server.unit import (
     ACCOUNT,
@@ -42,6 +44,7 @@ from deploys.llama_server.unit import (
     process_arguments,
     render_unit,
     server_files,
+    tls_credentials,
 )
 from facts.files import FileState
 from facts.servers import UNITS, LlamaServers, ServersState, ServerState, unit_name
@@ -67,14 +70,19 @@ def servers(settings: HostSettings) -> Commands:
 
     + settings: of the whole host
     """
-    binaries = _binaries(settings)
-    builds = sorted({_build_folder(binary) for binary in binaries.values()})
-    state = read(LlamaServers, names=[server.name for server in settings.servers], builds=builds)
+    builds = _builds(settings)
+    paths = sorted({build.path for build in builds.values()})
+    state = read(
+        LlamaServers,
+        names=[server.name for server in settings.servers],
+        builds=paths,
+        credentials={server.name: tls_credentials(server) for server in settings.servers},
+    )
     instances = [
-        _instance(settings, server, binaries[server.name], state) for server in settings.servers
+        _instance(settings, server, builds[server.name], state) for server in settings.servers
     ]
     files = wanted_files(instances)
-    if listened() and any(build not in state.options for build in builds):
+    if listened() and any(path not in state.options for path in paths):
         # Without its build nobody knows what the unit will say; a converge builds before.
         yield from _judge_processes(instances, state)
         return
@@ -86,46 +94,43 @@ def _judge_processes(instances: Sequence[Instance], state: ServersState) -> Comm
     for instance in instances:
         server = state.servers[instance.server.name]
         if server.active != "active":
-            _record_reasons(instance, server, (f"it is {server.active}",))
+            _record_reasons(instance, server, (Reason(Cause.NOT_ACTIVE, server.active),))
         elif server.executable != instance.binary:
-            _record_reasons(instance, server, (_other_program(server),))
+            _record_reasons(instance, server, (other_program(server),))
     yield from ()
 
 
-def _binaries(settings: HostSettings) -> dict[str, str]:
-    """llama-server's path by server: its own build's, else the host's."""
-    found: dict[str, str] = {}
-    known: list[tuple[tuple[LlamaCppSettings, CudaSettings], str]] = []
+def _builds(settings: HostSettings) -> dict[str, Build]:
+    """Builds by server: its own, else the host's; each is worked out once."""
+    found: dict[str, Build] = {}
+    known: list[tuple[tuple[LlamaCppSettings, CudaSettings], Build]] = []
     for server in settings.servers:
         pair = settings.build_of(server)
         if pair is None:
             raise HostError("a server needs llama_cpp and cuda on its host: declare both")
-        binary = next((binary for other, binary in known if other == pair), "")
-        if not binary:
-            binary = host_build(*pair).server
-            known.append((pair, binary))
-        found[server.name] = binary
+        build = next((build for other, build in known if other == pair), None)
+        if build is None:
+            build = host_build(*pair)
+            known.append((pair, build))
+        found[server.name] = build
     return found
 
 
-def _build_folder(binary: str) -> str:
-    return binary.removesuffix("/bin/llama-server")
-
-
 def _instance(
-    settings: HostSettings, server: ServerSettings, binary: str, state: ServersState
+    settings: HostSettings, server: ServerSettings, build: Build, state: ServersState
 ) -> Instance:
     backends = settings.backends_of(server)
     return Instance(
         server=server,
         model=settings.model(server.model),
-        binary=binary,
-        options=state.options.get(_build_folder(binary), frozenset()),
+        binary=build.server,
+        options=state.options.get(build.path, frozenset()),
         gpu="cuda" in backends,
         vulkan="vulkan" in backends,
         api_key=None if server.api_key is None else secret(server.api_key),
         draft=None if server.draft is None else settings.model(server.draft.model),
         chat_template=_chat_template(server),
+        models=tuple(settings.model(served.model) for served in server.models),
     )
 
 
@@ -208,45 +213,22 @@ def reasons(
     state: ServerState,
     files: Mapping[str, tuple[ManagedFile, ...]],
     states: Mapping[str, FileState],
-) -> tuple[str, ...]:
+) -> tuple[Reason, ...]:
     """Why a server must be (re)started, from what its process really is; empty when it needn't."""
-    found = []
-    if state.active != "active":
-        found.append(f"it is {state.active}")
-    elif state.config != config_hash(render_unit(instance)):
-        found.append("its process was started with another configuration")
-    elif state.executable != instance.binary:
-        found.append(_other_program(state))
-    elif not state.drop_ins and state.arguments not in ((), process_arguments(instance)):
-        # A drop-in may change them: that is its administrator's business.
-        found.append(_other_arguments(state.arguments, process_arguments(instance)))
-    elif not state.key_current or _key_differs(instance, files, states):
-        found.append("its process was started with another API key")
-    elif not state.model_current:
-        # Its pages are those of a file that nobody watches over any more, truncated perhaps.
-        found.append("its model file was replaced or removed after its start")
-    elif state.needs_reload:
-        found.append("its unit or a drop-in changed after its start")
-    elif state.newer_drop_ins:
-        found.append(f"{', '.join(state.newer_drop_ins)} is newer than its process")
-    return tuple(found)
-
-
-def _other_program(state: ServerState) -> str:
-    return f"its process runs {state.executable or 'an unknown program'}"
-
-
-def _other_arguments(seen: Sequence[str], wanted: Sequence[str]) -> str:
-    """The arguments in which two command lines differ, in their order."""
-    more = " ".join(part for part in seen if part not in wanted) or "fewer"
-    less = " ".join(part for part in wanted if part not in seen) or "none of them"
-    return f"its process was started with other arguments ({more} instead of {less})"
+    found = reason_to_restart(
+        state,
+        config=config_hash(render_unit(instance)),
+        binary=instance.binary,
+        arguments=process_arguments(instance),
+        key_differs=_key_differs(instance, files, states),
+    )
+    return () if found is None else (found,)
 
 
 def _record_server(
     instance: Instance,
     state: ServerState,
-    needs: Mapping[str, tuple[str, ...]],
+    needs: Mapping[str, tuple[Reason, ...]],
     files: Mapping[str, tuple[ManagedFile, ...]],
     states: Mapping[str, FileState],
 ) -> None:
@@ -257,25 +239,30 @@ def _record_server(
     if not is_current(unit, states.get(unit.path)) and _only_the_unit_moved(state, found):
         found = ()
     if _key_differs(instance, files, states) and state.key_current:
-        found = tuple(reason for reason in found if "API key" not in reason)
+        found = tuple(reason for reason in found if reason.cause != Cause.API_KEY)
     _record_reasons(instance, state, found)
+    for missing in _missing_files(instance.server, state):
+        record(missing)
     if state.enabled != "enabled" and state.load not in ("not-found", "masked"):
         summary = f"{state.enabled or 'not enabled'}: it won't start at boot"
         record(Change("running", unit_name(name), summary))
 
 
-def _only_the_unit_moved(state: ServerState, found: Sequence[str]) -> bool:
+def _only_the_unit_moved(state: ServerState, found: Sequence[Reason]) -> bool:
     """Whether a restart is due for nothing but the unit's file having been written."""
-    moved = bool(found) and found[0].startswith("its unit or a drop-in changed")
-    return moved and not state.newer_drop_ins
+    return [reason.cause for reason in found] == [Cause.UNIT] and not state.newer_drop_ins
 
 
-def _record_reasons(instance: Instance, state: ServerState, found: Sequence[str]) -> None:
+def _record_reasons(instance: Instance, state: ServerState, found: Sequence[Reason]) -> None:
     if not found:
         return
     name = unit_name(instance.server.name)
     dropped = f" (drop-ins: {', '.join(state.drop_ins)})" if state.drop_ins else ""
-    record(Change("running", name, f"{'; '.join(found)}{dropped}"))
+    record(Change("running", name, f"{_worded(found)}{dropped}"))
+
+
+def _worded(found: Sequence[Reason]) -> str:
+    return "; ".join(map(str, found))
 
 
 def taken_port(server: ServerSettings, stranger: Listener) -> Change:
@@ -300,7 +287,7 @@ def _key_differs(
 
 
 def require_startable(
-    instances: Iterable[Instance], needs: Mapping[str, Sequence[str]], state: ServersState
+    instances: Iterable[Instance], needs: Mapping[str, Sequence[Reason]], state: ServersState
 ) -> None:
     """HostError when a start that is due would fail for reasons that are already known."""
     found = [
@@ -319,9 +306,16 @@ def _obstacles(server: ServerSettings, state: ServerState) -> Iterator[Change]:
         yield Change(
             "running", unit, f"{unit} is masked", remedy=f"run systemctl unmask {operand(unit)}"
         )
+    yield from _missing_files(server, state)
     stranger = stranger_on_port(server, system().listeners)
     if stranger is not None:
         yield taken_port(server, stranger)
+
+
+def _missing_files(server: ServerSettings, state: ServerState) -> Iterator[Change]:
+    remedy = f"put it there, or change servers.{server.name}.tls"
+    for path in state.missing_credentials:
+        yield Change("declared", path, f"{path} is missing", remedy=remedy)
 
 
 def stranger_on_port(server: ServerSettings, listeners: Iterable[Listener]) -> Listener | None:
@@ -349,7 +343,7 @@ def _enable(instances: Sequence[Instance], state: ServersState) -> Commands:
             yield f"systemctl enable --quiet -- {operand(unit_name(name))}"
 
 
-def _start(instances: Sequence[Instance], needs: Mapping[str, tuple[str, ...]]) -> Commands:
+def _start(instances: Sequence[Instance], needs: Mapping[str, tuple[Reason, ...]]) -> Commands:
     for instance in instances:
         name = instance.server.name
         unit = unit_name(name)
@@ -357,7 +351,7 @@ def _start(instances: Sequence[Instance], needs: Mapping[str, tuple[str, ...]]) 
             current_host().noop(f"{unit} runs as declared")
             continue
         if current_state().is_executing:
-            logger.info(f"{current_host().print_prefix}starting {unit}: {', '.join(needs[name])}")
+            logger.info(f"{current_host().print_prefix}starting {unit}: {_worded(needs[name])}")
         yield f"systemctl reset-failed -- {operand(unit)} 2>/dev/null || :"
         yield f"systemctl restart --no-block -- {operand(unit)}"
         yield FunctionCommand(watch_start, (name, instance.server.ready_timeout), {})

@@ -11,73 +11,49 @@ import hashlib
 import ipaddress
 import json
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploys.common.files import ManagedFile
-from deploys.common.shell import word
+from deploys.common.shell import digest, operand, word
 from deploys.llama_server.errors import ServerError
 from deploys.llama_server.extras import adapter_values, draft_values
 from facts.servers import CONFIG_VARIABLE, MARK, UNITS, unit_name
-from inventories.settings import ModelSettings, Sampling, ServerSettings
+from inventories.llama_options import (
+    Value,
+    command_line,
+    flag_of,
+    is_dangerous,
+    managed,
+    preset,
+    process_values,
+    render,
+)
+from inventories.settings import ModelSettings, ServerSettings
 
 SETTINGS = "/etc/llama-server"
 STATE = "/var/lib/llama-server"
 ACCOUNT = "llama-server"
 SYSUSERS = "/etc/sysusers.d/llama-server.conf"
 RENDER_GROUP = "render"
+CREDENTIALS = "${CREDENTIALS_DIRECTORY}"
 
-# Options that llamaherd sets: in extra_args they would contradict the fleet file.
-MANAGED_OPTIONS = frozenset(
+# Architectures for which llama.cpp has no --split-mode tensor (src/llama-arch.cpp at 0c1e570).
+NO_TENSOR_SPLIT = frozenset(
     {
-        "--model",
-        "-m",
-        "--alias",
-        "-a",
-        "--host",
-        "--port",
-        "--ctx-size",
-        "-c",
-        "--parallel",
-        "-np",
-        "--threads",
-        "-t",
-        "--api-key",
-        "--api-key-file",
-        "--load-mode",
-        "-lm",
-        "--mmap",
-        "--no-mmap",
-        "--mlock",
-        "--op-offload",
-        "--no-op-offload",
-        "--jinja",
-        "--no-jinja",
-        "--temp",
-        "--temperature",
-        "--top-p",
-        "--top-k",
-        "--min-p",
-        "--repeat-penalty",
-        "--mmproj",
-        "-mm",
-        "--hf-repo",
-        "-hf",
-        "-hfr",
+        *("grok", "mpt", "plamo2", "minicpm3", "gemma3n", "mamba", "mamba2", "jamba", "falcon-h1"),
+        *("olmo2", "olmoe", "deepseek2", "deepseek32", "hy_v4", "dots3note", "glm-dsa", "bitnet"),
+        *("t5", "nemotron_h", "nemotron_h_moe", "granitehybrid", "minimax-01", "minimax-m2"),
+        *("minimax-m3", "mistral4", "kimi-linear", "bailingmoe3", "kimi-k3", "glm5-next"),
+        *("qwen3tts", "qwen4exp"),
     }
 )
-# Options that hand a shared server's host to whoever can reach it.
-REFUSED_OPTIONS = frozenset(
-    {
-        "--tools",
-        "--agent",
-        "--mcp-servers-config",
-        "--mcp-servers-json",
-        "--ui-mcp-proxy",
-        "--webui-mcp-proxy",
-    }
-)
+
+# Names what a saved slot can be restored into, in the environment of the process that saves it.
+SLOTS_VARIABLE = "LLAMAHERD_SLOTS"
+# Seconds that saving, or restoring, the slots of a server may take in all.
+SLOTS_SECONDS = 60
 
 
 class _Template(string.Template):
@@ -88,6 +64,7 @@ class _Template(string.Template):
 class Instance:
     """A server as it will be on its host.
 
+    + model: what it serves; of a router its first one
     + binary: absolute path of llama-server, in an immutable build
     + options: long options that this llama-server knows; empty when nobody could ask it
     + gpu: whether the server's build uses CUDA
@@ -95,6 +72,7 @@ class Instance:
     + vulkan: whether the server's build uses Vulkan
     + draft: the model that drafts for it, if any
     + chat_template: text of its own chat template; None for the one in the model's file
+    + models: all models of a router
     """
 
     server: ServerSettings
@@ -106,37 +84,116 @@ class Instance:
     vulkan: bool = False
     draft: ModelSettings | None = None
     chat_template: str | None = None
+    models: tuple[ModelSettings, ...] = ()
 
 
 def arguments(instance: Instance) -> list[str]:
     """llama-server's arguments, the program itself not among them."""
     server = instance.server
-    result = ["--model", instance.model.path, "--alias", instance.model.name]
-    result += ["--host", server.host, "--port", str(server.port)]
-    result += ["--ctx-size", str(server.context * server.parallel)]
-    result += ["--parallel", str(server.parallel), "--threads", str(server.threads)]
-    result += _load_mode(instance)
-    if not server.op_offload:
-        result.append("--no-op-offload")
-    result.append("--jinja" if server.jinja else "--no-jinja")
-    result += _sampling(server.sampling)
-    if instance.model.mmproj is not None:
-        result += ["--mmproj", f"{instance.model.directory}/{instance.model.mmproj}"]
-    result += [part for option in _extras(instance).items() for part in option]
+    values = _router_values(instance) if server.models else _own_values(instance)
+    _require_known(instance, values)
     if "--offline" in instance.options:
-        result.append("--offline")
+        values["--offline"] = True
     if "--cors-origins" in instance.options:
         # By default any web page that a user opens could talk to the server.
-        result += ["--cors-origins", "localhost"]
-    if instance.api_key is not None:
-        result += ["--api-key-file", "${CREDENTIALS_DIRECTORY}/api-key"]
-    return result + extra_arguments(server)
+        values["--cors-origins"] = "localhost"
+    return command_line(values) + extra_arguments(server)
 
 
-def _extras(instance: Instance) -> dict[str, str]:
-    """Options of what it loads beside the model."""
-    values = adapter_values(instance.model)
+def _own_values(instance: Instance) -> dict[str, Value]:
+    """Options of a server of one model."""
     server = instance.server
+    return {
+        "--alias": instance.model.name,
+        **_listening(instance),
+        **_model_values(instance, server, instance.model),
+    }
+
+
+def _listening(instance: Instance) -> dict[str, Value]:
+    """Options of whatever listens, be it a router."""
+    server = instance.server
+    values: dict[str, Value] = {"--host": server.host, "--port": server.port}
+    if server.unix_socket:
+        values = {"--host": socket_path(server.name)}
+    if instance.api_key is not None:
+        values["--api-key-file"] = f"{CREDENTIALS}/api-key"
+    if server.tls is not None:
+        values["--ssl-cert-file"] = f"{CREDENTIALS}/tls-certificate"
+        values["--ssl-key-file"] = f"{CREDENTIALS}/tls-key"
+    return values
+
+
+def _router_values(instance: Instance) -> dict[str, Value]:
+    """Options of a router: its own alone, for they would win over every model's in the preset."""
+    return {
+        "--models-preset": f"{SETTINGS}/{instance.server.name}/models.ini",
+        "--models-max": instance.server.models_max,
+        **_listening(instance),
+    }
+
+
+def _model_values(
+    instance: Instance, server: ServerSettings, model: ModelSettings
+) -> dict[str, Value]:
+    """Options of a process that runs a model as ``server`` says."""
+    _require_possible(instance, server, model)
+    values = process_values(server)
+    values |= _load_mode(instance, server) | _flash_attention(instance, server)
+    values["--model"] = model.path
+    if model.mmproj is not None:
+        values["--mmproj"] = f"{model.directory}/{model.mmproj}"
+    if server.slot_save:
+        values["--slot-save-path"] = slot_folder(server.name)
+    if server.kv_unified and _knows(instance, "--kv-unified-per-slot"):
+        # One pool for all, but no session gets more than it was told.
+        values["--kv-unified-per-slot"] = server.context
+    return values | _extras(instance, server, model)
+
+
+def _require_possible(instance: Instance, server: ServerSettings, model: ModelSettings) -> None:
+    """ServerError for what can't be done with this model, by its architecture above all."""
+    name = instance.server.name
+    if server.chat_template_file is not None and instance.server.models:
+        raise ServerError(
+            f"servers.{name}.models: {model.name} has a chat template in a file, which a server "
+            "with several models can't give it: name one of llama.cpp's own with chat_template"
+        )
+    dimensions = model.dimensions
+    if dimensions is None:
+        return
+    if server.split_mode == "tensor" and dimensions.architecture in NO_TENSOR_SPLIT:
+        raise ServerError(
+            f"servers.{name}.split_mode: llama.cpp can't split a model of the architecture "
+            f"{dimensions.architecture} by tensors: use layer"
+        )
+    type_k, type_v = server.cache_type_k or "f16", server.cache_type_v or "f16"
+    shared = any(layers.k and not layers.v for layers in dimensions.cache)
+    if shared and type_k != type_v:
+        raise ServerError(
+            f"servers.{name}.cache_type_v: {model.name} keeps keys and values together "
+            f"(MLA): set cache_type_k and cache_type_v to the same type"
+        )
+
+
+def render_preset(instance: Instance) -> str:
+    """A router's preset file: a section a model, as that model alone would be served."""
+    by_name = {model.name: model for model in instance.models}
+    sections = {}
+    for server in instance.server.models:
+        values = _model_values(instance, server, by_name[server.model])
+        values["--load-on-startup"] = server.load_on_startup or None
+        _require_known(instance, values)
+        sections[server.model] = values
+    try:
+        return f"{MARK}: the next converge undoes changes here.\n{preset(sections)}"
+    except ValueError as error:
+        raise ServerError(f"servers.{instance.server.name}.models: {error}") from error
+
+
+def _extras(instance: Instance, server: ServerSettings, model: ModelSettings) -> dict[str, str]:
+    """Options of what it loads beside the model."""
+    values = adapter_values(model)
     if server.draft is not None and instance.draft is not None:
         values |= draft_values(server.name, server.draft, instance.draft, instance.options)
     if instance.chat_template is not None:
@@ -153,50 +210,75 @@ def process_arguments(instance: Instance) -> tuple[str, ...]:
     """What the process of an instance has for arguments, the program first."""
     folder = f"/run/credentials/{unit_name(instance.server.name)}"
     return tuple(
-        part.replace("${CREDENTIALS_DIRECTORY}", folder) if part.startswith("${") else part
+        part.replace(CREDENTIALS, folder) if part.startswith(CREDENTIALS) else part
         for part in (instance.binary, *arguments(instance))
     )
 
 
-def _load_mode(instance: Instance) -> list[str]:
-    mode = instance.server.load_mode
+def _knows(instance: Instance, option: str) -> bool:
+    """Whether the installed build has an option; one that nobody could ask is taken to."""
+    return option in instance.options or not instance.options
+
+
+def _require_known(instance: Instance, values: Mapping[str, Value]) -> None:
+    """ServerError for a setting whose option the installed build doesn't have."""
+    for option, value in render(values):
+        words = option.words(value)
+        if option.recent and words and not _knows(instance, words[0]):
+            raise ServerError(
+                f"servers.{instance.server.name}.{option.setting}: this llama.cpp "
+                f"({_build_name(instance)}) has no {words[0]}: "
+                "set a newer llama_cpp.ref, or delete the setting"
+            )
+
+
+def _build_name(instance: Instance) -> str:
+    return Path(instance.binary).parent.parent.name
+
+
+def _load_mode(instance: Instance, server: ServerSettings) -> dict[str, Value]:
+    mode = server.load_mode
     if mode == "auto":
-        return []
-    if "--load-mode" in instance.options or not instance.options:
-        return ["--load-mode", mode]
-    old = {"none": ["--no-mmap"], "mmap": [], "mlock": ["--no-mmap", "--mlock"]}
-    old["mmap+mlock"] = ["--mlock"]
+        return {}
+    if _knows(instance, "--load-mode"):
+        return {"--load-mode": mode}
+    old: dict[str, dict[str, Value]] = {
+        "none": {"--no-mmap": True},
+        "mmap": {},
+        "mlock": {"--no-mmap": True, "--mlock": True},
+        "mmap+mlock": {"--mlock": True},
+    }
     if mode not in old:
         raise ServerError(
-            f"servers.{instance.server.name}.load_mode: this llama.cpp doesn't know {mode}: "
+            f"servers.{server.name}.load_mode: this llama.cpp doesn't know {mode}: "
             "choose another mode or a newer llama_cpp.ref"
         )
     return old[mode]
 
 
-def _sampling(sampling: Sampling) -> list[str]:
-    flags = {
-        "--temp": sampling.temperature,
-        "--top-p": sampling.top_p,
-        "--top-k": sampling.top_k,
-        "--min-p": sampling.min_p,
-        "--repeat-penalty": sampling.repeat_penalty,
-    }
-    return [
-        part for flag, value in flags.items() if value is not None for part in (flag, f"{value}")
-    ]
+def _flash_attention(instance: Instance, server: ServerSettings) -> dict[str, Value]:
+    """Builds of before autumn 2025, which have no ``--cache-ram`` either, know it as a switch."""
+    if _knows(instance, "--cache-ram"):
+        return {}
+    return {"--flash-attn": True if server.flash_attention == "enabled" else None}
 
 
 def extra_arguments(server: ServerSettings) -> list[str]:
     """The fleet file's own arguments; ServerError for those that llamaherd sets or refuses."""
+    settings = {
+        option.setting: True
+        for served in (server, *server.models)
+        for option, _ in render(process_values(served))
+    } | {"slot_save": server.slot_save}
     for argument in server.extra_args:
-        name = argument.partition("=")[0]
-        if name in MANAGED_OPTIONS:
+        name = flag_of(argument)
+        option = managed(argument, settings)
+        if option is not None:
             raise ServerError(
                 f"servers.{server.name}.extra_args: {name} is set from the fleet file: "
-                "use the setting of that name"
+                f"use the setting {option.setting}"
             )
-        if name in REFUSED_OPTIONS:
+        if is_dangerous(argument):
             raise ServerError(
                 f"servers.{server.name}.extra_args: {name} lets clients act on the host: remove it"
             )
@@ -213,9 +295,10 @@ def systemd_word(value: str) -> str:
 
 
 def _command(instance: Instance) -> str:
-    keyfile = "${CREDENTIALS_DIRECTORY}/api-key"
     line = [instance.binary, *arguments(instance)]
-    return " ".join(part if part == keyfile else systemd_word(part) for part in line)
+    return " ".join(
+        part if part.startswith(f"{CREDENTIALS}/") else systemd_word(part) for part in line
+    )
 
 
 def _environment(instance: Instance) -> dict[str, str]:
@@ -227,6 +310,8 @@ def _environment(instance: Instance) -> dict[str, str]:
             result["CUDA_VISIBLE_DEVICES"] = ",".join(instance.server.gpus)
     if instance.vulkan and instance.server.gpus:
         result["GGML_VK_VISIBLE_DEVICES"] = ",".join(_vulkan_gpus(instance.server))
+    if instance.server.slot_save:
+        result[SLOTS_VARIABLE] = _slot_key(instance)
     return result
 
 
@@ -239,6 +324,22 @@ def _vulkan_gpus(server: ServerSettings) -> Iterable[str]:
                 f"{gpu}"
             )
         yield gpu
+
+
+def _slot_key(instance: Instance) -> str:
+    """What of a server decides whether a saved K/V cache means the same to it."""
+    server = instance.server
+    return digest(
+        [
+            [file.sha256 for file in instance.model.files],
+            _build_name(instance),
+            server.context,
+            server.parallel,
+            [server.cache_type_k, server.cache_type_v, server.flash_attention],
+            [server.kv_unified, server.swa_full],
+            list(server.extra_args),
+        ]
+    )
 
 
 _GPU_DEVICES = """DevicePolicy=closed
@@ -266,6 +367,9 @@ def render_unit(instance: Instance) -> str:
         content += [file.sha256 for file in instance.draft.files]
     if instance.chat_template is not None:
         content.append(instance.chat_template)
+    if instance.server.models:
+        content += [file.sha256 for model in instance.models for file in model.files]
+        content.append(render_preset(instance))
     config = hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
     return _render_unit(instance, _environment(instance) | {CONFIG_VARIABLE: config})
 
@@ -277,21 +381,24 @@ def config_hash(unit: str) -> str:
 
 def _render_unit(instance: Instance, environment: Mapping[str, str]) -> str:
     server = instance.server
-    key = f"LoadCredential=api-key:{SETTINGS}/{server.name}/api-key"
     text = _template("llama-server.service").substitute(
         mark=MARK,
         name=server.name,
-        title=instance.model.title.replace("%", "%%"),
+        title=_title(instance).replace("%", "%%"),
         environment="\n".join(
             f"Environment={systemd_word(f'{name}={value}')}" for name, value in environment.items()
         ),
-        credentials=key if instance.api_key is not None else "",
-        before="ExecStartPre=+-/usr/bin/nvidia-modprobe -u -c0" if instance.gpu else "",
+        credentials="\n".join(
+            f"LoadCredential={name}:{path}" for name, path in _credentials(instance).items()
+        ),
+        before="\n".join(_before(instance)),
         command=_command(instance),
-        ready_timeout=server.ready_timeout,
-        limits="LimitMEMLOCK=infinity" if "mlock" in server.load_mode else "",
+        ready_timeout=server.ready_timeout + (SLOTS_SECONDS if server.slot_save else 0),
+        stop_timeout=SLOTS_SECONDS + 30 if server.slot_save else 30,
+        slots=f" llama-server/{server.name}/slots" if server.slot_save else "",
+        further="\n".join(_further(server)),
         devices=_devices(instance),
-        addresses=_addresses(server.host),
+        addresses=_addresses(server),
     )
     return _without_gaps(text)
 
@@ -302,8 +409,64 @@ def _devices(instance: Instance) -> str:
     return _GPU_DEVICES if instance.gpu else _CPU_DEVICES
 
 
-def _addresses(host: str) -> str:
-    if not is_loopback(host):
+def _title(instance: Instance) -> str:
+    return ", ".join(model.title for model in instance.models) or instance.model.title
+
+
+def _credentials(instance: Instance) -> dict[str, str]:
+    """Files that systemd hands to the process, by the names that it gives them."""
+    server = instance.server
+    found = {}
+    if instance.api_key is not None:
+        found["api-key"] = f"{SETTINGS}/{server.name}/api-key"
+    return found | tls_credentials(server)
+
+
+def tls_credentials(server: ServerSettings) -> dict[str, str]:
+    """The administrator's own files among them: they may change without us."""
+    if server.tls is None:
+        return {}
+    return {"tls-certificate": server.tls.certificate, "tls-key": server.tls.key}
+
+
+def _before(instance: Instance) -> Iterator[str]:
+    if instance.gpu:
+        yield "ExecStartPre=+-/usr/bin/nvidia-modprobe -u -c0"
+    if instance.server.unix_socket:
+        # One that SIGKILL left behind keeps the next process from binding it.
+        yield f"ExecStartPre=-/bin/rm -f -- {socket_path(instance.server.name)}"
+
+
+def _further(server: ServerSettings) -> Iterator[str]:
+    """Lines that only some servers have."""
+    served = server.models or (server,)
+    if any("mlock" in each.load_mode for each in served):
+        yield "LimitMEMLOCK=infinity"
+    if server.unix_socket:
+        yield f"RuntimeDirectory=llama-server/{server.name}"
+        yield "PrivateNetwork=yes"
+    if server.unix_socket and server.socket_group is not None:
+        path = socket_path(server.name)
+        group = operand(server.socket_group)
+        yield f"ExecStartPost=+/bin/sh -c 'chgrp -- {group} {path} && chmod 660 -- {path}'"
+    if server.slot_save:
+        script = f"/bin/sh {SETTINGS}/{server.name}/slots"
+        yield f"ExecStartPost=+-{script} restore"
+        yield f"ExecStop=+-{script} save"
+
+
+def socket_path(name: str) -> str:
+    """Where a server without a port listens; llama-server wants the suffix."""
+    return f"/run/llama-server/{name}/llama.sock"
+
+
+def slot_folder(name: str) -> str:
+    """Where a server's saved slots lie: in its state directory, its own to read alone."""
+    return f"{STATE}/{name}/slots"
+
+
+def _addresses(server: ServerSettings) -> str:
+    if not is_loopback(server.host):
         return ""
     return "IPAddressDeny=any\nIPAddressAllow=localhost"
 
@@ -326,11 +489,44 @@ def own_address(host: str) -> str:
 def render_wait_ready(instance: Instance) -> str:
     """The script that ends when the model answers."""
     server = instance.server
+    names = [model.name for model in instance.models] or [instance.model.name]
     return _template("wait-ready.sh").substitute(
         mark=MARK,
-        url=word(f"http://{own_address(server.host)}:{server.port}"),
+        url=word(own_url(server)),
         key=word(f"{SETTINGS}/{server.name}/api-key"),
-        alias=word(json.dumps(instance.model.name)),
+        curl=_curl_options(server),
+        listed=" && ".join(f"ask /v1/models | grep -qF {word(json.dumps(n))}" for n in names),
+    )
+
+
+def own_url(server: ServerSettings) -> str:
+    """Where the host itself asks a server."""
+    if server.unix_socket:
+        return "http://localhost"
+    scheme = "https" if server.tls is not None else "http"
+    return f"{scheme}://{own_address(server.host)}:{server.port}"
+
+
+def _curl_options(server: ServerSettings) -> str:
+    """What curl needs beside the address, with a blank before it."""
+    if server.unix_socket:
+        return f" --unix-socket {word(socket_path(server.name))}"
+    # It asks a process of this host by its address, which no certificate need name.
+    return " --insecure" if server.tls is not None else ""
+
+
+def render_slots(instance: Instance) -> str:
+    """The script that saves every session's K/V cache before a stop and restores it after."""
+    server = instance.server
+    return _template("slots.sh").substitute(
+        mark=MARK,
+        url=word(own_url(server)),
+        key=word(f"{SETTINGS}/{server.name}/api-key"),
+        curl=_curl_options(server),
+        folder=word(slot_folder(server.name)),
+        slots=server.parallel,
+        seconds=SLOTS_SECONDS,
+        variable=SLOTS_VARIABLE,
     )
 
 
@@ -348,13 +544,17 @@ def _without_gaps(text: str) -> str:
 
 
 def server_files(instance: Instance) -> tuple[ManagedFile, ...]:
-    """A server's files: unit, readiness script, API key."""
+    """A server's files: unit, readiness script, and what its settings want besides; keys last."""
     name = instance.server.name
     folder = f"{SETTINGS}/{name}"
     files = [
         ManagedFile(f"{UNITS}/{unit_name(name)}", render_unit(instance)),
         ManagedFile(f"{folder}/wait-ready", render_wait_ready(instance), mode="755"),
     ]
+    if instance.server.models:
+        files.append(ManagedFile(f"{folder}/models.ini", render_preset(instance)))
+    if instance.server.slot_save:
+        files.append(ManagedFile(f"{folder}/slots", render_slots(instance), mode="755"))
     if instance.api_key is not None:
         key = f"{instance.api_key}\n"
         files.append(ManagedFile(f"{folder}/api-key", key, mode="600", secret=True))
@@ -376,11 +576,15 @@ def account_file(instances: Iterable[Instance] = ()) -> ManagedFile:
 
 
 def obsolete_files(instances: Iterable[Instance]) -> tuple[str, ...]:
-    """Keys and templates that must not outlive their setting."""
-    found = []
-    for instance in instances:
-        if instance.api_key is None:
-            found.append(f"{SETTINGS}/{instance.server.name}/api-key")
-        if instance.chat_template is None:
-            found.append(template_path(instance.server.name))
-    return tuple(found)
+    """Files that must not outlive their setting."""
+    return tuple(
+        f"{SETTINGS}/{instance.server.name}/{name}"
+        for instance in instances
+        for name, needed in (
+            ("api-key", instance.api_key is not None),
+            ("models.ini", bool(instance.server.models)),
+            ("slots", instance.server.slot_save),
+            ("chat-template.jinja", instance.chat_template is not None),
+        )
+        if not needed
+    )

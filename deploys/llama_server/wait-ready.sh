@@ -7,11 +7,11 @@ key=@{key}
 ask() {
   if [ -r "$key" ]; then
     printf 'header = "Authorization: Bearer %s"\n' "$(sed 's/[\\"]/\\&/g' "$key")"
-  fi | curl --config - --fail --silent --max-time 10 --noproxy '*' "$url$1"
+  fi | curl --config - --fail --silent --max-time 10 --noproxy '*'@{curl} "$url$1"
 }
 
 while kill -0 "$MAINPID" 2>/dev/null; do
-  if ask /health >/dev/null && ask /v1/models | grep -qF @{alias}; then exit 0; fi
+  if ask /health >/dev/null && @{listed}; then exit 0; fi
   sleep 0.5
 done
 echo "llama-server ended before it answered" >&2

@@ -16,9 +16,10 @@ from deploys.common.changes import Change
 from facts.gpu import Gpu
 from facts.system import SystemState
 from inventories.settings import DeclaredGpu, HostSettings, ModelSettings, ServerSettings
+from inventories.sizing.dimensions import Dimensions
 from inventories.sizing.estimate import MIB, cache_bytes, state_bytes
-from inventories.sizing.options import load_of
-from inventories.sizing.placement import Card, Want, gib, shortages
+from inventories.sizing.placement import Card, gib, shortages
+from inventories.sizing.wants import server_load, wants_of
 
 TOLERANCE = 0.02
 """Share by which a card's memory may differ from what is declared: 24G is a 24,564 MiB card."""
@@ -27,10 +28,31 @@ TOLERANCE = 0.02
 def memory_findings(settings: HostSettings, facts: SystemState) -> list[Change]:
     """Servers whose models can't fit, with the numbers and the settings that would mend it."""
     on_cpu = tuple(server for server in settings.servers if _on_cpu(settings, server))
+    prompts = _prompt_cache(settings.servers, facts.memory_total)
     return [
         *_gpu_memory(settings, facts.gpus),
         *_host_memory(settings, on_cpu, facts.memory_total),
+        *prompts,
     ]
+
+
+def _prompt_cache(servers: Iterable[ServerSettings], memory: int) -> list[Change]:
+    """Prompts that servers are told to keep (``cache_ram``), against all the host's memory."""
+    told = {
+        server.name: sum(max(served.cache_ram or 0, 0) for served in server.served) * MIB
+        for server in servers
+    }
+    needed = sum(told.values())
+    if not memory or needed <= memory:
+        return []
+    names = [name for name, size in told.items() if size]
+    summary = (
+        f"server{'s' if len(names) > 1 else ''} {', '.join(names)} would keep up to "
+        f"{gib(needed)} of prompts in the host's memory, which has {gib(memory)}"
+    )
+    biggest = max(told, key=lambda name: told[name])
+    remedy = f"set servers.{biggest}.cache_ram lower"
+    return [Change("declared", "memory", summary, remedy=remedy)]
 
 
 def declared_findings(settings: HostSettings, facts: SystemState) -> list[Change]:
@@ -105,21 +127,20 @@ def _on_cpu(settings: HostSettings, server: ServerSettings) -> bool:
 
 def _gpu_memory(settings: HostSettings, gpus: Sequence[Gpu]) -> list[Change]:
     cards = [Card(g.index, (g.memory_total or 0) * MIB, g.name, g.uuid) for g in gpus]
+
+    def known(name: str) -> tuple[Dimensions, int] | None:
+        model = next((model for model in settings.models if model.name == name), None)
+        if model is None or model.dimensions is None:
+            return None
+        extra = sum(file.size for file in model.files if file.name == model.mmproj)
+        return model.dimensions, extra
+
     servers = [server for server in settings.servers if not _on_cpu(settings, server)]
-    wants = [want for server in servers if (want := _want(settings, server))]
+    wants = [want for server in servers for want in wants_of(server, known)]
     return [
         Change("declared", "GPU memory", found.summary, remedy=found.remedy)
         for found in shortages(wants, cards)
     ]
-
-
-def _want(settings: HostSettings, server: ServerSettings) -> Want | None:
-    model = _model(settings, server)
-    load = load_of(server.context, server.parallel, server.extra_args)
-    if model is None or model.dimensions is None or load is None:
-        return None
-    extra = sum(file.size for file in model.files if file.name == model.mmproj)
-    return Want(server.name, model.name, model.dimensions, load, server.gpus, extra)
 
 
 def _model(settings: HostSettings, server: ServerSettings) -> ModelSettings | None:
@@ -135,15 +156,14 @@ def _host_memory(
     """Models and caches of servers on the CPU against the host's memory; a file counts once."""
     files: dict[str, int] = {}
     caches: dict[str, int] = {}
-    for server in servers:
+    for server in (served for each in servers for served in each.served):
         model = _model(settings, server)
-        load = load_of(server.context, server.parallel, server.extra_args)
+        load = server_load(server)
         if model is None or model.dimensions is None or load is None:
             continue
         files[model.name] = sum(file.size for file in model.files)
-        caches[server.name] = cache_bytes(model.dimensions, load) + state_bytes(
-            model.dimensions, load
-        )
+        size = cache_bytes(model.dimensions, load) + state_bytes(model.dimensions, load)
+        caches[server.name] = caches.get(server.name, 0) + size
     needed = sum(files.values()) + sum(caches.values())
     if not memory or needed <= memory:
         return []

@@ -12,13 +12,17 @@ from typing import Any
 
 from inventories.fleet import Fleet, FleetHost
 from inventories.lock import Lock, position_of
-from inventories.resolve import declared_gpus
+from inventories.resolve import declared_gpus, server_settings
 from inventories.settings import DeclaredGpu
+from inventories.sizing.dimensions import Dimensions
 from inventories.sizing.known import KnownModel, known_model
-from inventories.sizing.options import load_of
 from inventories.sizing.placement import Card, Want, shortages
+from inventories.sizing.wants import wants_of
 from schemas.document import dotted
 from schemas.problems import Position, Problem
+
+# Settings that say nothing of memory, and may differ from host to host.
+_OTHER = ("port", "host", "address", "api_key", "tls")
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,7 @@ def _others(count: int) -> str:
 
 def _asked(item: tuple[str, Mapping[str, Any]]) -> tuple[Any, ...]:
     name, server = item
-    keys = ("model", "context", "parallel", "gpus", "extra_args")
-    return (name, *(server.get(key) for key in keys))
+    return (name, *((key, server[key]) for key in server if key not in _OTHER))
 
 
 def _findings(
@@ -74,31 +77,26 @@ def _findings(
     if any(gpu.get("uuid") and gpu.get("count", 1) > 1 for gpu in host.values["gpus"]):
         yield _Finding(("gpus",), "a UUID is one GPU's: write each of them on its own, or no uuid")
         return
-    wants = []
+
+    def known(name: str) -> tuple[Dimensions, int] | None:
+        if name not in models:
+            models[name] = known_model(fleet, lock, name)
+        model = models[name]
+        return None if model is None else (model.dimensions, model.extra)
+
+    wants: list[Want] = []
     for name, server in host.values["servers"].items():
         unknown = _unknown(server, declared)
         if unknown:
             yield _Finding(("servers", name, "gpus"), unknown)
             continue
-        model = server["model"]
-        if model not in models:
-            models[model] = known_model(fleet, lock, model)
-        want = _want(name, server, models[model])
-        if want is not None:
-            wants.append(want)
+        if server["gpus"] != []:
+            wants += wants_of(server_settings(fleet, host, name), known)
     cards = [Card(i, gpu.memory, gpu.name, gpu.uuid) for i, gpu in enumerate(declared)]
     for found in shortages(wants, cards):
         server = host.values["servers"][found.server]
-        part = "context" if server.get("context") else "model"
+        part = "models" if server.get("models") else "context"
         yield _Finding(("servers", found.server, part), f"{found.summary}: {found.remedy}")
-
-
-def _want(name: str, server: Mapping[str, Any], known: KnownModel | None) -> Want | None:
-    load = load_of(server["context"], server["parallel"], server.get("extra_args") or ())
-    if known is None or load is None or server["gpus"] == []:
-        return None
-    gpus = None if server["gpus"] == "all" else tuple(server["gpus"])
-    return Want(name, server["model"], known.dimensions, load, gpus, known.extra)
 
 
 def _unknown(server: Mapping[str, Any], declared: Sequence[DeclaredGpu]) -> str:
@@ -113,7 +111,7 @@ def _unknown(server: Mapping[str, Any], declared: Sequence[DeclaredGpu]) -> str:
 
 def _position(fleet: Fleet, host: FleetHost, path: tuple[str, ...]) -> Position:
     """Where it is written, or what stands for it: the server's model, the host."""
-    for where in (path, (*path[:-1], "model")):
+    for where in (path, (*path[:-1], "model"), (*path[:-1], "models")):
         if where in host.origins:
             return host.origins[where]
     return position_of(fleet, ("hosts", host.name))

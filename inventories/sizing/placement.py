@@ -161,7 +161,7 @@ def _remedy(want: Want, sizes: Sequence[int], *, more_gpus: bool) -> str:
     name, ways = f"servers.{want.server}", []
     for kind, words in (
         (None, ""),
-        ("q8_0", " with extra_args: [--cache-type-k, q8_0, --cache-type-v, q8_0]"),
+        ("q8_0", " with cache_type_k and cache_type_v q8_0"),
     ):
         load = want.load if kind is None else replace(want.load, type_k=kind, type_v=kind)
         if kind is not None and want.load.type_k != "f16":
@@ -176,8 +176,7 @@ def _remedy(want: Want, sizes: Sequence[int], *, more_gpus: bool) -> str:
         if outside is not None:
             ways.append(
                 f"keep the experts of {outside.load.cpu_moe} layers in host memory "
-                f"({gib(outside.memory.host)} there) with extra_args: "
-                f'[--n-cpu-moe, "{outside.load.cpu_moe}"] of {name}'
+                f"({gib(outside.memory.host)} there) with {name}.n_cpu_moe"
             )
     ways.append(f"take a smaller quantisation of models.{want.model}")
     if more_gpus:

@@ -89,6 +89,7 @@ HOMES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("groups", "NAME"): ("groups", "team"),
     ("hosts", "NAME"): ("hosts", HOST),
     ("servers", "NAME"): ("hosts", HOST, "servers", "coder"),
+    ("servers", "NAME", "models", "NAME"): ("hosts", HOST, "servers", "coder", "models", "glm"),
     ("opencode", "providers", "NAME"): ("hosts", HOST, "opencode", "providers", "office"),
     ("models", "NAME", "adapters", "NAME"): ("models", "glm", "adapters", "reviewer"),
     ("SECRET",): ("hosts", HOST, "servers", "coder", "api_key"),
@@ -247,6 +248,7 @@ def server_texts(settings: HostSettings, folder: Path) -> Iterator[str]:
             key,
             draft=None if server.draft is None else settings.model(server.draft.model),
             chat_template=server.chat_template_file,
+            models=tuple(settings.model(served.model) for served in server.models),
         )
         for file in server_files(instance):
             yield f"# {file.path} {file.mode}\n{file.content}"

@@ -48,6 +48,10 @@ ADAPTER = (
 )
 HUB_ADAPTER = "models: {glm: {adapters: {reviewer: {hub: {repo: org/lora-GGUF, file: lora.gguf}}}}}"
 DRAFT = "servers: {coder: {draft: {model: other}}}"
+ROUTER = "servers: {coder: {model: null, models: {glm: {}, other: {}}}}"
+TLS = "servers: {coder: {tls: {certificate: /c.pem, key: /k.pem}}}"
+NO_PORT = "{opencode: null, servers: {coder: {port: null}}}"
+SOCKET = "{opencode: null, servers: {coder: {port: null, unix_socket: true}}}"
 CONTROLLER = "controller: true"
 OFFICE = "opencode: {default: office, providers: {office: {server: coder}}}"
 
@@ -176,6 +180,99 @@ EFFECTS = {
     ),
     "servers.NAME.extra_args": Effect(["--verbose"], SERVER, "--verbose"),
     "servers.NAME.ready_timeout": Effect(77, SERVER, "TimeoutStartSec=77"),
+    "servers.NAME.flash_attention": Effect("disabled", SERVER, "--flash-attn off"),
+    "servers.NAME.cache_type_k": Effect("q8_0", SERVER, "--cache-type-k q8_0"),
+    "servers.NAME.cache_type_v": Effect("q8_0", SERVER, "--cache-type-v q8_0"),
+    "servers.NAME.cache_ram": Effect(512, SERVER, "--cache-ram 512"),
+    "servers.NAME.cache_reuse": Effect(256, SERVER, "--cache-reuse 256"),
+    "servers.NAME.kv_unified": Effect(True, SERVER, "--kv-unified"),
+    "servers.NAME.swa_full": Effect(True, SERVER, "--swa-full"),
+    "servers.NAME.sleep_idle_seconds": Effect(60, SERVER, "--sleep-idle-seconds 60"),
+    "servers.NAME.gpu_layers": Effect(40, SERVER, "--n-gpu-layers 40"),
+    "servers.NAME.split_mode": Effect("row", SERVER, "--split-mode row"),
+    "servers.NAME.tensor_split": Effect([3, 1], SERVER, "--tensor-split 3,1"),
+    "servers.NAME.main_gpu": Effect(1, SERVER, "--main-gpu 1"),
+    "servers.NAME.cpu_moe": Effect(True, SERVER, "--cpu-moe"),
+    "servers.NAME.n_cpu_moe": Effect(9, SERVER, "--n-cpu-moe 9"),
+    "servers.NAME.batch_size": Effect(4096, SERVER, "--batch-size 4096"),
+    "servers.NAME.ubatch_size": Effect(256, SERVER, "--ubatch-size 256"),
+    "servers.NAME.threads_batch": Effect(5, SERVER, "--threads-batch 5"),
+    "servers.NAME.numa": Effect("isolate", SERVER, "--numa isolate"),
+    "servers.NAME.reasoning": Effect("disabled", SERVER, "--reasoning off"),
+    "servers.NAME.reasoning_format": Effect("deepseek", SERVER, "--reasoning-format deepseek"),
+    "servers.NAME.reasoning_budget": Effect(99, SERVER, "--reasoning-budget 99"),
+    "servers.NAME.chat_template": Effect("chatml", SERVER, "--chat-template chatml"),
+    "servers.NAME.chat_template_kwargs": Effect({"deep": True}, SERVER, 'deep\\": true'),
+    "servers.NAME.slot_save": Effect(
+        True, SERVER, "ExecStop=+-/bin/sh /etc/llama-server/coder/slots save"
+    ),
+    "servers.NAME.metrics": Effect(True, SERVER, "--metrics"),
+    "servers.NAME.tls.certificate": Effect(
+        "/new.pem", SERVER, "tls-certificate:/new.pem", given=TLS
+    ),
+    "servers.NAME.tls.key": Effect("/new.pem", SERVER, "tls-key:/new.pem", given=TLS),
+    "servers.NAME.unix_socket": Effect(
+        True, SERVER, "--host /run/llama-server/coder", given=NO_PORT
+    ),
+    "servers.NAME.socket_group": Effect(
+        "web", SERVER, "chgrp -- web /run/llama-server/coder", given=SOCKET
+    ),
+    "servers.NAME.models_max": Effect(1, SERVER, "--models-max 1", given=ROUTER),
+    "servers.NAME.models.NAME.context": Effect(8192, SERVER, "ctx-size = 16384", given=ROUTER),
+    "servers.NAME.models.NAME.parallel": Effect(3, SERVER, "parallel = 3", given=ROUTER),
+    "servers.NAME.models.NAME.threads": Effect(7, SERVER, "threads = 7", given=ROUTER),
+    "servers.NAME.models.NAME.load_mode": Effect("dio", SERVER, "load-mode = dio", given=ROUTER),
+    "servers.NAME.models.NAME.op_offload": Effect(
+        False, SERVER, "op-offload = false", given=ROUTER
+    ),
+    "servers.NAME.models.NAME.jinja": Effect(False, SERVER, "jinja = false", given=ROUTER),
+    "servers.NAME.models.NAME.sampling": Effect({"top_k": 41}, SERVER, "top-k = 41", given=ROUTER),
+    "servers.NAME.models.NAME.load_on_startup": Effect(
+        True, SERVER, "load-on-startup = true", given=ROUTER
+    ),
+    "servers.NAME.models.NAME.flash_attention": Effect(
+        "disabled", SERVER, "flash-attn = off", given=ROUTER
+    ),
+    "servers.NAME.models.NAME.cache_type_k": Effect(
+        "q8_0", SERVER, "cache-type-k = q8_0", given=ROUTER
+    ),
+    "servers.NAME.models.NAME.cache_type_v": Effect(
+        "q8_0", SERVER, "cache-type-v = q8_0", given=ROUTER
+    ),
+    "servers.NAME.models.NAME.cache_ram": Effect(512, SERVER, "cache-ram = 512", given=ROUTER),
+    "servers.NAME.models.NAME.cache_reuse": Effect(256, SERVER, "cache-reuse = 256", given=ROUTER),
+    "servers.NAME.models.NAME.kv_unified": Effect(True, SERVER, "kv-unified = true", given=ROUTER),
+    "servers.NAME.models.NAME.swa_full": Effect(True, SERVER, "swa-full = true", given=ROUTER),
+    "servers.NAME.models.NAME.sleep_idle_seconds": Effect(
+        60, SERVER, "sleep-idle-seconds = 60", given=ROUTER
+    ),
+    "servers.NAME.models.NAME.gpu_layers": Effect(40, SERVER, "n-gpu-layers = 40", given=ROUTER),
+    "servers.NAME.models.NAME.split_mode": Effect("row", SERVER, "split-mode = row", given=ROUTER),
+    "servers.NAME.models.NAME.tensor_split": Effect(
+        [3, 1], SERVER, "tensor-split = 3,1", given=ROUTER
+    ),
+    "servers.NAME.models.NAME.main_gpu": Effect(1, SERVER, "main-gpu = 1", given=ROUTER),
+    "servers.NAME.models.NAME.cpu_moe": Effect(True, SERVER, "cpu-moe = true", given=ROUTER),
+    "servers.NAME.models.NAME.n_cpu_moe": Effect(9, SERVER, "n-cpu-moe = 9", given=ROUTER),
+    "servers.NAME.models.NAME.batch_size": Effect(4096, SERVER, "batch-size = 4096", given=ROUTER),
+    "servers.NAME.models.NAME.ubatch_size": Effect(256, SERVER, "ubatch-size = 256", given=ROUTER),
+    "servers.NAME.models.NAME.threads_batch": Effect(5, SERVER, "threads-batch = 5", given=ROUTER),
+    "servers.NAME.models.NAME.numa": Effect("isolate", SERVER, "numa = isolate", given=ROUTER),
+    "servers.NAME.models.NAME.reasoning": Effect(
+        "disabled", SERVER, "reasoning = off", given=ROUTER
+    ),
+    "servers.NAME.models.NAME.reasoning_format": Effect(
+        "deepseek", SERVER, "reasoning-format = deepseek", given=ROUTER
+    ),
+    "servers.NAME.models.NAME.reasoning_budget": Effect(
+        99, SERVER, "reasoning-budget = 99", given=ROUTER
+    ),
+    "servers.NAME.models.NAME.chat_template": Effect(
+        "chatml", SERVER, "chat-template = chatml", given=ROUTER
+    ),
+    "servers.NAME.models.NAME.chat_template_kwargs": Effect(
+        {"deep": True}, SERVER, '{"deep": true}', given=ROUTER
+    ),
     # OpenCode
     "opencode.version": Effect("1.18.34", INSTALL, "opencode-1.18.34.tgz"),
     "opencode.users": Effect(["eva"], OPENCODE, "# ~eva/"),

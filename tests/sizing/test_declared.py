@@ -51,15 +51,15 @@ def test_the_place_the_numbers_and_the_remedies_are_told() -> None:
     assert "on GPU 0 (NVIDIA GeForce RTX 4090), which has 24.0 GiB" in text
     assert "131,072 tokens x 2 in f16 13.2 GiB" in text
     assert "set servers.coder.context to " in text
-    assert "--cache-type-k, q8_0" in text
-    assert "--n-cpu-moe" in text
+    assert "with cache_type_k and cache_type_v q8_0" in text
+    assert "with servers.coder.n_cpu_moe" in text
 
 
 def test_what_it_proposes_is_taken() -> None:
     (text,) = problems("  a: {groups: [ada]}\n")
     context = text.partition("servers.coder.context to ")[2].split()[0]
     layers = text.partition("the experts of ")[2].split()[0]
-    for better in (f"context: {context}", f'extra_args: ["--n-cpu-moe", "{layers}"]'):
+    for better in (f"context: {context}", f"n_cpu_moe: {layers}"):
         assert problems(f"  a: {{groups: [ada], servers: {{coder: {{{better}}}}}}}\n") == []
 
 

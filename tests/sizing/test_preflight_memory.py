@@ -78,8 +78,8 @@ def test_too_long_a_context_is_refused_with_the_numbers_and_the_settings() -> No
     assert "weights 15.7 GiB" in text
     assert "131,072 tokens x 2 in f16 13.2 GiB" in text
     assert "set servers.coder.context to" in text
-    assert "--cache-type-k, q8_0" in text
-    assert "--n-cpu-moe" in text
+    assert "with cache_type_k and cache_type_v q8_0" in text
+    assert "servers.coder.n_cpu_moe" in text
     assert "a smaller quantisation of models.glm-4.7-flash" in text
 
 
@@ -208,3 +208,26 @@ def test_what_is_not_declared_or_has_no_cards_at_all_has_no_finding() -> None:
     on_cpu = replace(host(GLM, cuda="none"), gpus=(ADA, ADA))
     assert declared_findings(on_cpu, FACTS) == []
     assert declared_as([replace(CARD, memory_total=None)]) == []
+
+
+def test_settings_count_as_their_arguments_do() -> None:
+    full = replace(GLM, context=98304)
+    assert len(texts(host(full))) == 1
+    assert texts(host(replace(full, cache_type_k="q8_0", cache_type_v="q8_0"))) == []
+    assert texts(host(replace(full, gpu_layers="10"))) == []  # placed by hand: nothing is said
+
+
+def test_a_router_needs_what_it_loads_at_once() -> None:
+    both = (GLM, replace(GLM, model="llama-3.1-8b", context=32768, parallel=1))
+    router = replace(GLM, models=both)
+    settings = replace(host(*both), servers=(router,))
+    (text,) = texts(settings)
+    assert "server coder would need" in text
+    assert "llama-3.1-8b: weights" in text
+    assert texts(replace(settings, servers=(replace(router, models_max=1),))) == []
+
+
+def test_prompts_that_do_not_fit_into_the_hosts_memory_are_refused() -> None:
+    (text,) = texts(host(replace(GLM, cache_ram=10**6)))
+    assert text.startswith("server coder would keep up to 976.6 GiB of prompts in the host's")
+    assert text.endswith("set servers.coder.cache_ram lower")

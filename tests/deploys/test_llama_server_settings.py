@@ -1,0 +1,352 @@
+"""Each setting of a server, from the fleet file to what it does to unit, command line and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from servers_support import files_of, instance_of, settings_of
+
+from deploys.llama_server.unit import (
+    Instance,
+    ServerError,
+    arguments,
+    config_hash,
+    render_unit,
+    server_files,
+)
+from inventories.llama_options import OPTIONS, managed
+from inventories.settings import HostSettings, from_data, to_data
+from inventories.sizing.dimensions import CacheLayers, Dimensions
+from schemas.validate import load_schema
+
+DEFS = load_schema("fleet.schema.json")["$defs"]
+ROUTER = "models: {glm: {}, small: {}}, port: 8888"
+
+# A setting as YAML, and what of it is seen: (file, text).
+EFFECTS: dict[str, tuple[str, str, str]] = {
+    "model": ("model: small, port: 8888", "unit", "--alias small"),
+    "port": ("model: glm, port: 9999", "unit", "--port 9999"),
+    "host": ("host: 0.0.0.0, insecure: true", "unit", "--host 0.0.0.0"),
+    "context": ("context: 8192, parallel: 3", "unit", "--ctx-size 24576"),
+    "parallel": ("parallel: 3", "unit", "--parallel 3"),
+    "threads": ("threads: 6", "unit", "--threads 6"),
+    "load_mode": ("load_mode: mlock", "unit", "--load-mode mlock"),
+    "op_offload": ("op_offload: false", "unit", "--no-op-offload"),
+    "jinja": ("jinja: false", "unit", "--no-jinja"),
+    "sampling": ("sampling: {temperature: 0.7}", "unit", "--temp 0.7"),
+    "gpus": ("gpus: [1]", "unit", "Environment=CUDA_VISIBLE_DEVICES=1\n"),
+    "api_key": ("api_key: {env: K}", "unit", "--api-key-file ${CREDENTIALS_DIRECTORY}/api-key"),
+    "extra_args": ("extra_args: [--no-warmup]", "unit", "--no-warmup\n"),
+    "ready_timeout": ("ready_timeout: 77", "unit", "TimeoutStartSec=77\n"),
+    "flash_attention": ("flash_attention: disabled", "unit", "--flash-attn off"),
+    "cache_type_k": ("cache_type_k: q8_0", "unit", "--cache-type-k q8_0"),
+    "cache_type_v": ("cache_type_v: q5_1", "unit", "--cache-type-v q5_1"),
+    "cache_ram": ("cache_ram: 0", "unit", "--cache-ram 0"),
+    "cache_reuse": ("cache_reuse: 256", "unit", "--cache-reuse 256"),
+    "kv_unified": ("kv_unified: true", "unit", "--kv-unified --kv-unified-per-slot 65536"),
+    "swa_full": ("swa_full: true", "unit", "--swa-full"),
+    "sleep_idle_seconds": ("sleep_idle_seconds: 60", "unit", "--sleep-idle-seconds 60"),
+    "gpu_layers": ("gpu_layers: all", "unit", "--n-gpu-layers all"),
+    "split_mode": ("split_mode: row", "unit", "--split-mode row"),
+    "tensor_split": ("tensor_split: [3, 1.5]", "unit", "--tensor-split 3,1.5"),
+    "main_gpu": ("main_gpu: 1", "unit", "--main-gpu 1"),
+    "cpu_moe": ("cpu_moe: true", "unit", "--cpu-moe"),
+    "n_cpu_moe": ("n_cpu_moe: 12", "unit", "--n-cpu-moe 12"),
+    "batch_size": ("batch_size: 4096", "unit", "--batch-size 4096"),
+    "ubatch_size": ("ubatch_size: 1024", "unit", "--ubatch-size 1024"),
+    "threads_batch": ("threads_batch: 12", "unit", "--threads-batch 12"),
+    "numa": ("numa: distribute", "unit", "--numa distribute"),
+    "reasoning": ("reasoning: disabled", "unit", "--reasoning off"),
+    "reasoning_format": ("reasoning_format: deepseek", "unit", "--reasoning-format deepseek"),
+    "reasoning_budget": ("reasoning_budget: -1", "unit", "--reasoning-budget -1"),
+    "chat_template": ("chat_template: chatml", "unit", "--chat-template chatml"),
+    "chat_template_kwargs": (
+        "chat_template_kwargs: {enable_thinking: false}",
+        "unit",
+        '--chat-template-kwargs "{\\"enable_thinking\\": false}"',
+    ),
+    "slot_save": ("slot_save: true", "unit", "--slot-save-path /var/lib/llama-server/coder/slots"),
+    "metrics": ("metrics: true", "unit", "--metrics"),
+    "tls": (
+        "tls: {certificate: /etc/c.pem, key: /etc/k.pem}",
+        "unit",
+        "--ssl-cert-file ${CREDENTIALS_DIRECTORY}/tls-certificate "
+        "--ssl-key-file ${CREDENTIALS_DIRECTORY}/tls-key",
+    ),
+    "unix_socket": (
+        "model: glm, unix_socket: true",
+        "unit",
+        "--host /run/llama-server/coder/llama.sock",
+    ),
+    "socket_group": (
+        "model: glm, unix_socket: true, socket_group: haproxy",
+        "unit",
+        "chgrp -- haproxy /run/llama-server/coder/llama.sock",
+    ),
+    "models": (ROUTER, "unit", "--models-preset /etc/llama-server/coder/models.ini"),
+    "models_max": (f"{ROUTER}, models_max: 1", "unit", "--models-max 1"),
+}
+
+# What of a router's model is seen in its section of the preset file.
+MODEL_EFFECTS = {
+    "context": ("context: 8192, parallel: 3", "ctx-size = 24576"),
+    "parallel": ("parallel: 3", "parallel = 3"),
+    "threads": ("threads: 6", "threads = 6"),
+    "load_mode": ("load_mode: dio", "load-mode = dio"),
+    "op_offload": ("op_offload: false", "op-offload = false"),
+    "jinja": ("jinja: false", "jinja = false"),
+    "sampling": ("sampling: {top_k: 7}", "top-k = 7"),
+    "load_on_startup": ("load_on_startup: true", "load-on-startup = true"),
+    "flash_attention": ("flash_attention: enabled", "flash-attn = on"),
+    "cache_type_k": ("cache_type_k: q8_0", "cache-type-k = q8_0"),
+    "cache_type_v": ("cache_type_v: q8_0", "cache-type-v = q8_0"),
+    "cache_ram": ("cache_ram: -1", "cache-ram = -1"),
+    "cache_reuse": ("cache_reuse: 64", "cache-reuse = 64"),
+    "kv_unified": ("kv_unified: false", "kv-unified = false"),
+    "swa_full": ("swa_full: true", "swa-full = true"),
+    "sleep_idle_seconds": ("sleep_idle_seconds: 9", "sleep-idle-seconds = 9"),
+    "gpu_layers": ("gpu_layers: 40", "n-gpu-layers = 40"),
+    "split_mode": ("split_mode: none", "split-mode = none"),
+    "tensor_split": ("tensor_split: [1, 1]", "tensor-split = 1,1"),
+    "main_gpu": ("main_gpu: 1", "main-gpu = 1"),
+    "cpu_moe": ("cpu_moe: true", "cpu-moe = true"),
+    "n_cpu_moe": ("n_cpu_moe: 3", "n-cpu-moe = 3"),
+    "batch_size": ("batch_size: 1024", "batch-size = 1024"),
+    "ubatch_size": ("ubatch_size: 256", "ubatch-size = 256"),
+    "threads_batch": ("threads_batch: 2", "threads-batch = 2"),
+    "numa": ("numa: isolate", "numa = isolate"),
+    "reasoning": ("reasoning: auto", "reasoning = auto"),
+    "reasoning_format": ("reasoning_format: none", "reasoning-format = none"),
+    "reasoning_budget": ("reasoning_budget: 0", "reasoning-budget = 0"),
+    "chat_template": ("chat_template: zephyr", "chat-template = zephyr"),
+    "chat_template_kwargs": (
+        'chat_template_kwargs: {style: "a;b #c"}',
+        'chat-template-kwargs = {"style": "a\\u003bb \\u0023c"}',
+    ),
+}
+# Seen elsewhere: OpenCode's base URL, a refusal, and builds of their own (test_llama_cpp_*).
+ELSEWHERE = {"address", "insecure", "llama_cpp", "cuda"}
+
+
+def whole(server: str) -> str:
+    """A server's YAML with what it must have."""
+    model = "" if "model" in server else "model: glm, "
+    port = "" if "port:" in server or "unix_socket" in server else "port: 8888, "
+    return f"{{{model}{port}{server}}}"
+
+
+def test_every_setting_of_the_schema_has_a_case() -> None:
+    assert set(EFFECTS) | ELSEWHERE == set(DEFS["server"]["properties"])
+    assert set(MODEL_EFFECTS) == set(DEFS["servedModel"]["properties"])
+
+
+@pytest.mark.parametrize("setting", EFFECTS)
+def test_a_setting_reaches_the_unit_and_only_where_it_is_set(setting: str, tmp_path: Path) -> None:
+    server, file, text = EFFECTS[setting]
+    assert text in files_of(settings_of(tmp_path, whole(server)), gpu=True)[file]
+    plain = settings_of(tmp_path, whole("model: glm, port: 8888"))
+    assert text not in files_of(plain, gpu=True)[file]
+
+
+@pytest.mark.parametrize("setting", MODEL_EFFECTS)
+def test_a_setting_of_a_routers_model_reaches_its_section(setting: str, tmp_path: Path) -> None:
+    written, text = MODEL_EFFECTS[setting]
+    server = f"{{models: {{glm: {{}}, small: {{{written}}}}}, port: 8888}}"
+    glm, small = files_of(settings_of(tmp_path, server))["models.ini"].split("[small]")
+    assert f"\n{text}\n" in small
+    assert f"\n{text}\n" not in glm
+
+
+def test_settings_of_a_router_survive_the_way_through_host_data(tmp_path: Path) -> None:
+    server = (
+        "{models: {glm: {tensor_split: [1, 2]}, small: {context: 512}}, port: 8888, "
+        "tls: {certificate: /c, key: /k}, chat_template_kwargs: {a: 1}}"
+    )
+    settings = settings_of(tmp_path, server)
+    assert from_data(HostSettings, to_data(settings)) == settings
+
+
+def test_a_routers_models_take_what_the_server_says_and_what_is_theirs(tmp_path: Path) -> None:
+    server = "{models: {glm: {context: 8192}, small: {}}, port: 8888, context: 4096, parallel: 1}"
+    settings = settings_of(tmp_path, server)
+    preset = files_of(settings)["models.ini"]
+    glm, small = preset.split("[small]")
+    assert "ctx-size = 8192\n" in glm
+    assert "ctx-size = 4096\n" in small
+    assert "top-k = 20\n" in small  # the model's own sampling
+    line = arguments(instance_of(settings))
+    # What a router is told on its command line would win over every model's own settings.
+    assert not {"--ctx-size", "--parallel", "--alias", "--model", "--threads"} & set(line)
+
+
+def test_what_a_preset_file_cannot_hold_is_refused(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, f"{{{ROUTER}}}")
+    instance = instance_of(settings)
+    odd = [*instance.models]
+    object.__setattr__(odd[0], "directory", "/models/#1")
+    with pytest.raises(ServerError, match=r"servers\.coder\.models.*can't hold"):
+        server_files(instance)
+
+
+def test_a_changed_preset_is_a_changed_configuration(tmp_path: Path) -> None:
+    units = [
+        render_unit(instance_of(settings_of(tmp_path, f"{{models: {models}, port: 8888}}")))
+        for models in ("{glm: {}, small: {}}", "{glm: {}, small: {context: 8192}}")
+    ]
+    assert len({config_hash(unit) for unit in units}) == 2
+
+
+@pytest.mark.parametrize(
+    ("server", "option"),
+    [
+        ("cache_ram: 100", "--cache-ram"),
+        ("kv_unified: false", "--no-kv-unified"),
+        ("sleep_idle_seconds: 5", "--sleep-idle-seconds"),
+        ("reasoning: disabled", "--reasoning"),
+        ("slot_save: true", "--slot-save-path"),
+        (ROUTER, "--models-preset"),
+    ],
+)
+def test_a_build_without_the_option_is_named_with_the_setting(
+    server: str, option: str, tmp_path: Path
+) -> None:
+    settings = settings_of(tmp_path, whole(server))
+    old = instance_of(settings, options=frozenset({"--model", "--jinja"}))
+    words = rf"servers\.coder\.\w+: this llama.cpp \(b10900-0c1e570-abc\) has no {option}: "
+    with pytest.raises(ServerError, match=words + "set a newer llama_cpp.ref"):
+        arguments(old)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [("enabled", ["--flash-attn"]), ("disabled", []), ("auto", [])],
+)
+def test_flash_attention_of_older_builds_is_a_switch(
+    setting: str, words: list[str], tmp_path: Path
+) -> None:
+    settings = settings_of(tmp_path, whole(f"flash_attention: {setting}"))
+    line = arguments(instance_of(settings, options=frozenset({"--flash-attn"})))
+    assert [word for word in line if word.startswith("--flash")] == words
+    assert not {"on", "off", "auto"} & set(line)
+
+
+def test_a_pool_of_an_older_build_is_not_capped(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, whole("kv_unified: true"))
+    line = arguments(instance_of(settings, options=frozenset({"--kv-unified"})))
+    assert "--kv-unified" in line
+    assert "--kv-unified-per-slot" not in line
+
+
+def with_dimensions(settings: HostSettings, architecture: str, *, mla: bool) -> Instance:
+    cache = (CacheLayers(47, 576, 0 if mla else 512),)
+    dimensions = Dimensions(architecture, 47, 202752, 2048, 154880, cache=cache)
+    instance = instance_of(settings)
+    object.__setattr__(instance.model, "dimensions", dimensions)
+    return instance
+
+
+def test_an_architecture_that_cannot_be_split_by_tensors_is_named(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, whole("split_mode: tensor"))
+    with pytest.raises(ServerError, match=r"servers\.coder\.split_mode: .*deepseek2.*use layer"):
+        arguments(with_dimensions(settings, "deepseek2", mla=True))
+    assert "tensor" in arguments(with_dimensions(settings, "llama", mla=False))
+
+
+def test_keys_and_values_that_lie_together_have_one_type(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, whole("cache_type_k: q8_0"))
+    with pytest.raises(ServerError, match=r"cache_type_v: glm keeps keys and values together"):
+        arguments(with_dimensions(settings, "deepseek2", mla=True))
+    assert "q8_0" in arguments(with_dimensions(settings, "llama", mla=False))
+
+
+def test_an_extra_argument_counts_as_managed_beside_its_own_setting_only() -> None:
+    assert managed("--cache-ram", {}) is None
+    assert managed("-cram", {"cache_ram": 0}) is not None
+    assert managed("--no-kv-unified", {"kv_unified": True}) is not None
+    assert managed("--port=1", {}) is not None
+
+
+def test_no_spelling_belongs_to_two_options() -> None:
+    spellings = [spelling for option in OPTIONS for spelling in option.spellings]
+    assert len(spellings) == len(set(spellings))
+
+
+def test_a_socket_has_no_port_and_no_network(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, whole("model: glm, unix_socket: true, socket_group: haproxy"))
+    files = files_of(settings)
+    assert "--port" not in files["unit"]
+    assert "RuntimeDirectory=llama-server/coder\n" in files["unit"]
+    assert "PrivateNetwork=yes\n" in files["unit"]
+    stale = "ExecStartPre=-/bin/rm -f -- /run/llama-server/coder/llama.sock\n"
+    assert stale in files["unit"]
+    assert "--unix-socket /run/llama-server/coder/llama.sock" in files["wait-ready"]
+
+
+def test_a_certificate_is_a_credential_and_readiness_asks_over_https(tmp_path: Path) -> None:
+    server = "tls: {certificate: /etc/c.pem, key: /etc/k.pem}"
+    files = files_of(settings_of(tmp_path, whole(server)))
+    assert "LoadCredential=tls-certificate:/etc/c.pem\n" in files["unit"]
+    assert "LoadCredential=tls-key:/etc/k.pem\n" in files["unit"]
+    assert "url=https://127.0.0.1:8888\n" in files["wait-ready"]
+    assert "--insecure" in files["wait-ready"]
+
+
+def test_slots_are_saved_before_a_stop_and_restored_after_a_start(tmp_path: Path) -> None:
+    files = files_of(settings_of(tmp_path, whole("slot_save: true, parallel: 3")))
+    unit = files["unit"]
+    assert "StateDirectory=llama-server/coder llama-server/coder/slots\n" in unit
+    assert "ExecStop=+-/bin/sh /etc/llama-server/coder/slots save\n" in unit
+    ready, restore = unit.index("wait-ready\n"), unit.index("coder/slots restore")
+    assert ready < restore
+    assert "Environment=LLAMAHERD_SLOTS=" in unit
+    assert "TimeoutStopSec=90\n" in unit
+    assert 'while [ "$slot" -lt 3 ]' in files["slots"]
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ("sampling: {temperature: 0.1}", True),
+        ("cache_type_k: q8_0", False),
+        ("context: 512", False),
+    ],
+)
+def test_saved_slots_go_to_a_process_that_means_the_same_by_them(
+    change: str, same: bool, tmp_path: Path
+) -> None:
+    def key(server: str) -> str:
+        unit = files_of(settings_of(tmp_path, whole(server)))["unit"]
+        return unit.partition("LLAMAHERD_SLOTS=")[2].partition("\n")[0]
+
+    assert (key("slot_save: true") == key(f"slot_save: true, {change}")) is same
+
+
+@pytest.mark.parametrize(
+    ("server", "url"),
+    [
+        ("port: 8888", "http://127.0.0.1:8888/v1"),
+        ("tls: {certificate: /c, key: /k}", "https://127.0.0.1:8888/v1"),
+        (
+            "tls: {certificate: /c, key: /k}, address: ai.example.com",
+            "https://ai.example.com:8888/v1",
+        ),
+    ],
+)
+def test_opencode_asks_where_the_server_is(server: str, url: str, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, whole(server), "opencode: {users: [dev]}")
+    assert settings.opencode is not None
+    assert settings.opencode.providers[0].base_url == url
+
+
+def test_opencode_offers_every_model_of_a_router_with_its_own_limit(tmp_path: Path) -> None:
+    server = "{models: {glm: {}, small: {context: 8192}}, port: 8888, context: 65536}"
+    settings = settings_of(tmp_path, server, "opencode: {users: [dev]}")
+    assert settings.opencode is not None
+    (provider,) = settings.opencode.providers
+    assert [(model.id, model.context) for model in provider.models] == [
+        ("glm", 65536),
+        ("small", 8192),
+    ]
+    assert settings.opencode.default_model == "llama.cpp/glm"
+    assert {model.name for model in settings.models} == {"glm", "small"}
