@@ -127,7 +127,7 @@ def _shortage(needs: Sequence[_Need], group: frozenset[int], cards: Sequence[Car
     devices = [card for card in cards if card.index in group]
     needed = sum(need.total for need in needs)
     parts = "; ".join(_parts(need, len(devices)) for need in needs)
-    names = tuple(need.want.server for need in needs)
+    names = tuple(dict.fromkeys(need.want.server for need in needs))
     summary = (
         f"server{'s' if len(names) > 1 else ''} {', '.join(names)} would need {gib(needed)} on "
         f"{' and '.join(card.label for card in devices)}, "
