@@ -87,7 +87,7 @@ OPTIONS: tuple[Option, ...] = (
     _always("sampling.top_p", "--top-p", env="LLAMA_ARG_TOP_P"),
     _always("sampling.top_k", "--top-k", env="LLAMA_ARG_TOP_K"),
     _always("sampling.min_p", "--min-p", env="LLAMA_ARG_MIN_P"),
-    _always("sampling.repeat_penalty", "--repeat-penalty"),
+    _always("sampling.repeat_penalty", "--repeat-penalty", env="LLAMA_ARG_REPEAT_PENALTY"),
     _always("models.mmproj", "--mmproj", "-mm", env="LLAMA_ARG_MMPROJ"),
     Option("flash_attention", "--flash-attn", ("-fa",), env="LLAMA_ARG_FLASH_ATTN", recent=True),
     Option("cache_type_k", "--cache-type-k", ("-ctk",), env="LLAMA_ARG_CACHE_TYPE_K", recent=True),
