@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from pyinfra.api import FactBase
 
-from facts.live import ASK, LiveServerState, identity_script, parse_live_server
+from facts.live import ASK, Endpoint, LiveServerState, identity_script, parse_live_server
 from facts.sections import SECTION, split_sections
 from facts.servers import unit_name
 from facts.values import FactValue
@@ -64,23 +64,27 @@ timeout 30 nvidia-smi --query-compute-apps=pid --format=csv,noheader 2>/dev/null
 class Running(FactBase[RunningState]):
     """What runs on the host.
 
-    + servers: name, port and address that it binds, of each server to ask
+    + servers: where each server to ask listens
     + gpu: ask nvidia-smi who computes
     """
 
-    def command(self, servers: Sequence[tuple[str, int, str]], gpu: bool = False) -> str:
+    def command(self, servers: Sequence[Endpoint], gpu: bool = False) -> str:
         script = [ASK, _HOST]
         if gpu:
             script.append(_GPU)
-        for name, port, address in servers:
+        for endpoint in servers:
+            name = endpoint.server
             script.append(f"echo {shlex.quote(f'{_SERVER}{name}')}")
             if gpu:
                 script.append(
+                    # A router's models are in processes of their own, in its control group.
                     f"pid=$(systemctl show -P MainPID -- {shlex.quote(unit_name(name))})\n"
-                    'if ls -l "/proc/${pid:-0}/fd" 2>/dev/null | grep -q /dev/nvidia-uvm; then '
-                    f"echo {SECTION}gpu; echo yes; fi"
+                    'group=/sys/fs/cgroup$(sed -n "s/^0:://p" "/proc/${pid:-0}/cgroup")\n'
+                    'for each in ${pid:-0} $(cat "$group/cgroup.procs"); do '
+                    'ls -l "/proc/$each/fd"; done 2>/dev/null | grep -q /dev/nvidia-uvm && '
+                    f"{{ echo {SECTION}gpu; echo yes; }}"
                 )
-            script.append(f"({identity_script(name, port, address)})")
+            script.append(f"({identity_script(endpoint)})")
         script.append("true")
         return f"sh -c {shlex.quote(chr(10).join(script))}"
 

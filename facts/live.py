@@ -19,6 +19,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
@@ -83,23 +84,62 @@ stream() {{
 
 
 @dataclass(frozen=True)
+class Endpoint:
+    """Where a server listens, and how its own host asks it there.
+
+    + server: its name; its key is looked for in ``/etc/llama-server/<server>/api-key``
+    + port, address: what it binds; 0.0.0.0 and :: are asked at 127.0.0.1
+    + tls: it speaks https; whose certificate it shows isn't asked here
+    + socket: path of the unix socket that it binds instead; empty for none
+    """
+
+    server: str
+    port: int
+    address: str = "127.0.0.1"
+    tls: bool = False
+    socket: str = ""
+
+    @property
+    def url(self) -> str:
+        """The address of its root, without a slash at the end."""
+        if self.socket:
+            return "http://localhost"
+        scheme = "https" if self.tls else "http"
+        return f"{scheme}://{url_host(self.address)}:{int(self.port)}"
+
+    @property
+    def curl(self) -> str:
+        """What curl needs beside the address, as words of a shell with a blank behind each."""
+        if self.socket:
+            return f"--unix-socket {shlex.quote(self.socket)} "
+        return "--insecure " if self.tls else ""
+
+
+@dataclass(frozen=True)
 class LiveServerState(FactValue):
-    """One server's answers; None for what wasn't asked because the server isn't healthy."""
+    """One server's answers; None for what wasn't asked because the server isn't healthy.
+
+    + own: of a router, the properties of the one model that was asked for
+    + certificate: an answer to a client that checks the certificate; None without TLS
+    """
 
     health: Answer
     props: Answer | None = None
     models: Answer | None = None
     completion: Answer | None = None
+    own: Answer | None = None
+    certificate: Answer | None = None
 
 
 class LiveServer(FactBase[LiveServerState]):
     """Health, properties, models and one streamed completion of a llama-server.
 
-    + server: its name; its key is looked for in ``/etc/llama-server/<server>/api-key``
-    + port, address: where it listens; 0.0.0.0 and :: are asked at 127.0.0.1
+    + server, port, address, tls, socket: as in :class:`Endpoint`
     + model: alias that the completion asks for
     + tokens: at most this many are generated
     + timeout: seconds that the completion may take
+    + router: seconds that loading the model may take where the server has several; 0 where not
+    + certificate, known_as: with TLS, its file and the name, or address, by which clients ask
     """
 
     def command(
@@ -110,8 +150,13 @@ class LiveServer(FactBase[LiveServerState]):
         address: str = "127.0.0.1",
         tokens: int = 32,
         timeout: int = 120,
+        tls: bool = False,
+        socket: str = "",
+        router: int = 0,
+        certificate: str = "",
+        known_as: str = "",
     ) -> str:
-        base = base_url(port, address)
+        endpoint = Endpoint(server, port, address, tls, socket)
         body = {
             "model": model,
             "messages": [{"role": "user", "content": "Say hello in one short sentence."}],
@@ -120,10 +165,12 @@ class LiveServer(FactBase[LiveServerState]):
             "stream_options": {"include_usage": True},
         }
         script = (
-            f"{_ASK}{identity_script(server, port, address)}"
-            f"stream completion --max-time {int(timeout)} "
+            f"{_ASK}{identity_script(endpoint)}"
+            f"{_certificate_script(endpoint, certificate, known_as)}"
+            f"{_own_script(endpoint, model, router)}"
+            f"stream completion --max-time {int(timeout)} {endpoint.curl}"
             f"--header 'Content-Type: application/json' --data-raw {shlex.quote(json.dumps(body))} "
-            f"{shlex.quote(base + '/v1/chat/completions')}\n"
+            f"{shlex.quote(endpoint.url + '/v1/chat/completions')}\n"
         )
         return f"sh -c {shlex.quote(script)}"
 
@@ -139,25 +186,49 @@ ASK = _ASK
 """Shell functions that the scripts below use; put before them once."""
 
 
-def identity_script(server: str, port: int, address: str) -> str:
+def _own_script(endpoint: Endpoint, model: str, router: int) -> str:
+    """Shell that asks a router for the properties of a model, which loads it."""
+    if not router:
+        return ""
+    url = shlex.quote(f"{endpoint.url}/props?model={quote(model)}")
+    return f"ask own --max-time {int(router)} {endpoint.curl}{url}\n"
+
+
+# $1 is the certificate's file, $2 what curl connects to, $3 the address. What the host trusts,
+# and the certificate itself, which may be nobody's but the administrator's.
+_CERTIFICATE = r"""
+certificate() {
+  trusted=$(mktemp) || return 0
+  cat /etc/ssl/certs/ca-certificates.crt "$1" > "$trusted" 2>/dev/null
+  ask certificate --max-time 10 --output /dev/null --cacert "$trusted" --connect-to "$2" "$3"
+  rm -f -- "$trusted"
+}
+"""
+
+
+def _certificate_script(endpoint: Endpoint, certificate: str, name: str) -> str:
+    """Shell that asks as a client does that checks certificates."""
+    if not certificate:
+        return ""
+    place = f"::{url_host(endpoint.address)}:{int(endpoint.port)}"
+    url = f"https://{name or url_host(endpoint.address)}:{int(endpoint.port)}/health"
+    return f"{_CERTIFICATE}certificate {shlex.join((certificate, place, url))}\n"
+
+
+def identity_script(endpoint: Endpoint) -> str:
     """Shell that asks for health, and a healthy server for its properties and models.
 
     Ends the shell where the server isn't healthy.
     """
-    base = base_url(port, address)
+    base, curl = endpoint.url, endpoint.curl
     return (
-        f"use_key {shlex.quote(f'/etc/llama-server/{server}/api-key')}\n"
-        f"health=$(ask health --max-time 10 {shlex.quote(base + '/health')})\n"
+        f"use_key {shlex.quote(f'/etc/llama-server/{endpoint.server}/api-key')}\n"
+        f"health=$(ask health --max-time 10 {curl}{shlex.quote(base + '/health')})\n"
         'printf "%s\\n" "$health"\n'
         f"printf %s \"$health\" | tail -n 1 | base64 -d | grep -q '^{_STATUS}200$' || exit 0\n"
-        f"ask props --max-time 10 {shlex.quote(base + '/props')}\n"
-        f"ask models --max-time 10 {shlex.quote(base + '/v1/models')}\n"
+        f"ask props --max-time 10 {curl}{shlex.quote(base + '/props')}\n"
+        f"ask models --max-time 10 {curl}{shlex.quote(base + '/v1/models')}\n"
     )
-
-
-def base_url(port: int, address: str) -> str:
-    """Where a server's own host asks it."""
-    return f"http://{url_host(address)}:{int(port)}"
 
 
 def url_host(address: str) -> str:
@@ -174,11 +245,11 @@ def parse_live_server(output: list[str]) -> LiveServerState:
         raise FactProcessError(f"cannot make sense of the answer {output[:1]!r}")
     asked = {
         name: parse_answer(sections[name])
-        for name in ("health", "props", "models")
+        for name in ("health", "props", "models", "own", "certificate")
         if name in sections
     }
     stream = parse_stream(sections["completion"]) if "completion" in sections else None
-    return LiveServerState(asked["health"], asked.get("props"), asked.get("models"), stream)
+    return LiveServerState(**asked, completion=stream)
 
 
 def parse_answer(lines: Sequence[str]) -> Answer:

@@ -383,6 +383,11 @@ class ServerSettings:
     load_on_startup: bool = False
 
     @property
+    def socket_path(self) -> str | None:
+        """The unix socket that it listens on; llama-server wants the suffix. None for a port."""
+        return f"/run/llama-server/{self.name}/llama.sock" if self.unix_socket else None
+
+    @property
     def served(self) -> tuple[ServerSettings, ...]:
         """One of these settings a model: the server's own, or a router's models'."""
         return self.models or (self,)

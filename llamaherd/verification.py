@@ -55,7 +55,12 @@ def judge_server(
     """Everything about one server: health, build, model, context, slots; a completion if asked."""
     found = _Findings(settings.name, f"server {server.name}")
     _judge_health(found, server, live.health)
+    if live.certificate is not None:
+        _judge_certificate(found, server, live.certificate)
     if not found.ok or live.props is None or live.models is None:
+        return found.all
+    if server.models:
+        _judge_router(found, settings, server, live.props, live.models)
         return found.all
     props = live.props.json()
     if live.props.status != 200 or not isinstance(props, dict):
@@ -67,6 +72,50 @@ def judge_server(
     if live.completion is not None:
         _judge_completion(found, server, live.completion)
     return found.all
+
+
+def judge_served(
+    settings: HostSettings, router: ServerSettings, served: ServerSettings, live: LiveServerState
+) -> list[Finding]:
+    """One of a router's models: what its process says of itself, and a completion if asked.
+
+    A router that isn't healthy is no finding here: :func:`judge_server` has it.
+    """
+    found = _Findings(settings.name, f"server {router.name}/{served.model}")
+    if live.own is None or live.models is None:
+        return found.all
+    props = live.own.json()
+    if live.own.status != 200 or not isinstance(props, dict):
+        remedy = f"see journalctl -u {_unit(router)} for why it can't be loaded"
+        found.bad("properties", _said(live.own, f"/props?model={served.model}"), remedy)
+    else:
+        _judge_model(found, settings, served, props, live.models)
+        _judge_size(found, served, props)
+    if live.completion is not None:
+        _judge_completion(found, served, live.completion)
+    return found.all
+
+
+def endpoint(server: ServerSettings) -> dict[str, Any]:
+    """Where a server listens, as :class:`facts.live.Endpoint` takes it."""
+    return {
+        "server": server.name,
+        "port": server.port,
+        "address": server.host,
+        "tls": server.tls is not None,
+        "socket": server.socket_path or "",
+    }
+
+
+def client_name(server: ServerSettings) -> str:
+    """The name by which clients ask a server, without its port; empty where they use its address.
+
+    That is what its certificate must hold.
+    """
+    if server.address is None:
+        return ""
+    name, _, port = server.address.rpartition(":")
+    return name if port.isdecimal() else server.address
 
 
 class _Findings:
@@ -140,6 +189,51 @@ def _judge_health(found: _Findings, server: ServerSettings, answer: Answer) -> N
         found.bad("health", _said(answer, "/health"), _access_remedy(server, answer))
 
 
+def _judge_certificate(found: _Findings, server: ServerSettings, answer: Answer) -> None:
+    """What a client that checks certificates is told (curl's exit codes: 60 is a refusal)."""
+    name = client_name(server) or "its address"
+    if answer.exit_code == 0:
+        found.good("certificate", f"holds for {name}")
+        return
+    found.bad(
+        "certificate",
+        _said(answer, name),
+        f"renew it, or set servers.{server.name}.address to a name that it holds",
+    )
+
+
+def _judge_router(
+    found: _Findings,
+    settings: HostSettings,
+    server: ServerSettings,
+    props: Answer,
+    models: Answer,
+) -> None:
+    """A router holds no model itself: it must be of the build and list every model."""
+    values = props.json()
+    if props.status != 200 or not isinstance(values, dict):
+        found.bad("properties", _said(props, "/props"), _access_remedy(server, props))
+        return
+    _judge_build(found, server.llama_cpp or settings.llama_cpp, values)
+    wanted = [served.model for served in server.models]
+    missing = sorted(set(wanted) - set(_ids(models)))
+    found.compare(
+        "models",
+        not missing,
+        f"offers {', '.join(_ids(models)) or 'nothing'}",
+        ", ".join(wanted),
+        "the running process has another preset: converge the host",
+    )
+
+
+def _ids(models: Answer) -> list[str]:
+    """Names of the models that an answer to /v1/models lists."""
+    listed = models.json()
+    data = listed.get("data") if isinstance(listed, dict) else None
+    entries = data if isinstance(data, list) else []
+    return [str(item.get("id")) for item in entries if isinstance(item, dict)]
+
+
 def _judge_build(
     found: _Findings, build: LlamaCppSettings | None, props: Mapping[str, Any]
 ) -> None:
@@ -166,9 +260,7 @@ def _judge_model(
     props: Mapping[str, Any],
     models: Answer,
 ) -> None:
-    listed = models.json()
-    data = listed.get("data") if isinstance(listed, dict) else None
-    ids = [str(item.get("id")) for item in data or [] if isinstance(item, dict)]
+    ids = _ids(models)
     remedy = "the running process serves something else: converge the host"
     if models.status != 200:
         found.bad("model", _said(models, "/v1/models"), _access_remedy(server, models))
@@ -191,6 +283,9 @@ def slot_contexts(server: ServerSettings) -> tuple[int, ...]:
     """
     total = server.context * server.parallel
     padded = _pad(total)
+    if server.kv_unified:
+        # Capped at what a session gets, where the build can.
+        return (server.context, padded, total)
     if _UNIFIED & set(server.extra_args):
         return (padded, total)
     return (_pad(padded // server.parallel), server.context)
@@ -437,9 +532,7 @@ def _judge_reach(found: _Findings, provider: OpenCodeProvider, answer: Answer | 
             f"verify {provider.server} itself; then its address, `host` setting and firewalls",
         )
         return
-    listed = answer.json()
-    data = listed.get("data") if isinstance(listed, dict) else None
-    ids = [str(item.get("id")) for item in data or [] if isinstance(item, dict)]
+    ids = _ids(answer)
     wanted = [model.id for model in provider.models]
     found.compare(
         check,

@@ -32,7 +32,14 @@ from llamaherd.arguments import (
     fleet_path,
 )
 from llamaherd.tables import WIDTH, table
-from llamaherd.verification import Finding, judge_opencode, judge_server
+from llamaherd.verification import (
+    Finding,
+    client_name,
+    endpoint,
+    judge_opencode,
+    judge_served,
+    judge_server,
+)
 from schemas.problems import ProblemsError
 from schemas.validate import did_you_mean
 
@@ -249,7 +256,10 @@ def ask_hosts(
 
 def host_seconds(settings: HostSettings, timeout: int) -> float:
     """How long a host may take in all, so that it never holds up the run for ever."""
-    seconds = _CONNECT + len(settings.servers) * (3 * _REQUEST + timeout)
+    seconds = float(_CONNECT)
+    for server in settings.servers:
+        loading = server.ready_timeout if server.models else 0
+        seconds += len(server.served) * (4 * _REQUEST + timeout + loading)
     if settings.opencode is not None:
         one = _OPENCODE + len(settings.opencode.providers) * _REQUEST
         seconds += len(settings.opencode.users) * one
@@ -284,16 +294,25 @@ def _ask_server(
     from facts.live import LiveServer
     from llamaherd.runner import ask
 
-    live = ask(
-        host,
-        LiveServer,
-        server=server.name,
-        port=server.port,
-        address=server.host,
-        model=server.model,
-        timeout=timeout,
-    )
-    return judge_server(settings, server, live)
+    certificate = {}
+    if server.tls is not None:
+        certificate = {"certificate": server.tls.certificate, "known_as": client_name(server)}
+    findings: list[Finding] = []
+    for served in server.served:
+        live = ask(
+            host,
+            LiveServer,
+            **endpoint(server),
+            **certificate,
+            model=served.model,
+            timeout=timeout,
+            router=server.ready_timeout if server.models else 0,
+        )
+        if not findings:
+            findings += judge_server(settings, server, live)
+        if server.models:
+            findings += judge_served(settings, server, served, live)
+    return findings
 
 
 def _ask_opencode(host: Host, settings: HostSettings) -> list[Finding]:

@@ -114,8 +114,8 @@ def _listening(instance: Instance) -> dict[str, Value]:
     """Options of whatever listens, be it a router."""
     server = instance.server
     values: dict[str, Value] = {"--host": server.host, "--port": server.port}
-    if server.unix_socket:
-        values = {"--host": socket_path(server.name)}
+    if server.socket_path is not None:
+        values = {"--host": server.socket_path}
     if instance.api_key is not None:
         values["--api-key-file"] = f"{CREDENTIALS}/api-key"
     if server.tls is not None:
@@ -432,9 +432,9 @@ def tls_credentials(server: ServerSettings) -> dict[str, str]:
 def _before(instance: Instance) -> Iterator[str]:
     if instance.gpu:
         yield "ExecStartPre=+-/usr/bin/nvidia-modprobe -u -c0"
-    if instance.server.unix_socket:
+    if instance.server.socket_path is not None:
         # One that SIGKILL left behind keeps the next process from binding it.
-        yield f"ExecStartPre=-/bin/rm -f -- {socket_path(instance.server.name)}"
+        yield f"ExecStartPre=-/bin/rm -f -- {instance.server.socket_path}"
 
 
 def _further(server: ServerSettings) -> Iterator[str]:
@@ -445,19 +445,14 @@ def _further(server: ServerSettings) -> Iterator[str]:
     if server.unix_socket:
         yield f"RuntimeDirectory=llama-server/{server.name}"
         yield "PrivateNetwork=yes"
-    if server.unix_socket and server.socket_group is not None:
-        path = socket_path(server.name)
+    if server.socket_path is not None and server.socket_group is not None:
+        path = server.socket_path
         group = operand(server.socket_group)
         yield f"ExecStartPost=+/bin/sh -c 'chgrp -- {group} {path} && chmod 660 -- {path}'"
     if server.slot_save:
         script = f"/bin/sh {SETTINGS}/{server.name}/slots"
         yield f"ExecStartPost=+-{script} restore"
         yield f"ExecStop=+-{script} save"
-
-
-def socket_path(name: str) -> str:
-    """Where a server without a port listens; llama-server wants the suffix."""
-    return f"/run/llama-server/{name}/llama.sock"
 
 
 def slot_folder(name: str) -> str:
@@ -509,8 +504,8 @@ def own_url(server: ServerSettings) -> str:
 
 def _curl_options(server: ServerSettings) -> str:
     """What curl needs beside the address, with a blank before it."""
-    if server.unix_socket:
-        return f" --unix-socket {word(socket_path(server.name))}"
+    if server.socket_path is not None:
+        return f" --unix-socket {word(server.socket_path)}"
     # It asks a process of this host by its address, which no certificate need name.
     return " --insecure" if server.tls is not None else ""
 

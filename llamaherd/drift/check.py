@@ -40,6 +40,7 @@ from deploys.common.operations import (
     use_settings,
 )
 from facts.drift import Running, RunningState
+from facts.live import Endpoint
 from facts.servers import LlamaServers, ServersState, ServerState, unit_name
 from facts.system import System, SystemState
 from inventories.groups import connection_data
@@ -50,7 +51,7 @@ from llamaherd.drift.report import COMPONENTS, Finding, HostReport, PreflightRow
 from llamaherd.drift.targets import Options, Target
 from llamaherd.plan.preflight import preflight_rows
 from llamaherd.runner import RemoteError, Result, run_on_hosts
-from llamaherd.verification import judge_server
+from llamaherd.verification import endpoint, judge_server
 
 # A server that was started again by systemd within this many seconds counts as crashing.
 CRASH_SECONDS = 900
@@ -291,7 +292,7 @@ class _Check:
         gpu = bool(settings.toolkits)
         system: SystemState = self.facts.get(System, SystemState())
         servers: ServersState = self.facts.get(LlamaServers, ServersState())
-        places = [(server.name, server.port, server.host) for server in settings.servers]
+        places = [Endpoint(**endpoint(server)) for server in settings.servers]
         try:
             running: RunningState = self.ask(host, Running, servers=places, gpu=gpu)
         except UnknownStateError as error:
@@ -396,6 +397,8 @@ def gpu_changes(
                 )
             )
     computing = running.gpu_pids
+    if server.models or any(served.sleep_idle_seconds for served in server.served):
+        return found  # a router, and a server that sleeps, may hold no GPU at all
     if (
         server.gpus != ()
         and state.active == "active"

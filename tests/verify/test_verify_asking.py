@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import http.server
 import json
+import shutil
+import socket
+import socketserver
+import ssl
 import subprocess
 import threading
 import time
@@ -17,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from facts.live import LiveServer, LiveServerState, parse_live_server, url_host
+from facts.live import Endpoint, LiveServer, LiveServerState, parse_live_server, url_host
 from llamaherd.verification import read_completion
 
 
@@ -157,3 +161,77 @@ def test_a_completion_that_never_ends_is_cut_off_and_keeps_what_came() -> None:
 )
 def test_a_server_is_asked_where_it_listens(address: str, host: str) -> None:
     assert url_host(address) == host
+
+
+def answers(command: str) -> LiveServerState:
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    return parse_live_server(done.stdout.splitlines())
+
+
+class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """HTTP on a unix socket."""
+
+    daemon_threads = True
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        """The handler wants an address to name."""
+        return super().get_request()[0], ("local", 0)
+
+
+def test_a_server_on_a_unix_socket_is_asked_there(tmp_path: Path) -> None:
+    path = tmp_path / "llama.sock"
+    replies = {"/health": (200, ["ok"], 0.0), "/props": (200, ["{}"], 0.0)}
+    handler = type("Handler", (Listener,), {"replies": replies, "seen": []})
+    with UnixServer(str(path), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        state = answers(LiveServer().command("coder", 0, "m", timeout=5, socket=str(path)))
+        server.shutdown()
+    assert state.health.status == 200
+    assert state.props is not None
+    assert state.props.body == "{}"
+
+
+def test_a_router_is_asked_for_one_model_by_its_name() -> None:
+    replies = {"/health": (200, ["ok"], 0.0), "/props?model=glm": (200, ["{}"], 0.0)}
+    with listening(replies) as (port, seen):
+        state = answers(LiveServer().command("coder", port, "glm", timeout=5, router=5))
+    assert state.own is not None
+    assert state.own.status == 200
+    assert "/props?model=glm" in [path for path, _, _ in seen]
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+@pytest.mark.parametrize(("name", "code"), [("ai.example.com", 0), ("other.example.com", 60)])
+def test_a_certificate_is_checked_for_the_name_that_clients_use(
+    tmp_path: Path, name: str, code: int
+) -> None:
+    certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    subject = "-subj /CN=ai.example.com -addext subjectAltName=DNS:ai.example.com"
+    subprocess.run(
+        [*make.split(), *subject.split(), "-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    handler = type("Handler", (Listener,), {"replies": {"/health": (200, ["ok"], 0)}, "seen": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        port = server.server_address[1]
+        state = answers(
+            LiveServer().command(
+                "coder", port, "m", timeout=5, tls=True, certificate=str(certificate), known_as=name
+            )
+        )
+        server.shutdown()
+    assert state.health.status == 200  # the host itself asks whoever has the port
+    assert state.certificate is not None
+    assert state.certificate.exit_code == code
+
+
+def test_an_endpoint_is_where_the_server_listens() -> None:
+    assert Endpoint("s", 1, "0.0.0.0").url == "http://127.0.0.1:1"
+    assert Endpoint("s", 1, "::1", tls=True).url == "https://[::1]:1"
+    assert Endpoint("s", 0, socket="/run/x.sock").curl == "--unix-socket /run/x.sock "

@@ -25,7 +25,14 @@ from inventories.settings import (
     ServerSettings,
     SshSettings,
 )
-from llamaherd.verification import Finding, judge_server, read_completion, slot_contexts
+from llamaherd.verification import (
+    Finding,
+    client_name,
+    judge_served,
+    judge_server,
+    read_completion,
+    slot_contexts,
+)
 
 RECORDED = Path(__file__).parent / "recorded"
 SERVER = ServerSettings("coder", "smollm2", 8888, context=8192, parallel=2)
@@ -45,8 +52,8 @@ SETTINGS = HostSettings(
 )
 
 
-def recorded(name: str) -> LiveServerState:
-    return parse_live_server((RECORDED / f"server_{name}.txt").read_text().splitlines())
+def recorded(name: str, kind: str = "server") -> LiveServerState:
+    return parse_live_server((RECORDED / f"{kind}_{name}.txt").read_text().splitlines())
 
 
 def stream(*lines: str, status: int = 200, exit_code: int = 0, error: str = "") -> Answer:
@@ -179,3 +186,85 @@ def test_a_stranger_at_the_port_is_no_traceback(body: str) -> None:
     findings = judged(live).values()
     assert any(not finding.ok for finding in findings)
     assert all(finding.remedy for finding in findings if not finding.ok)
+
+
+# ``router_*.txt``: a real llama-server's answers, SmolLM2 under two names, models_max 1.
+BOTH = tuple(
+    dataclasses.replace(SERVER, model=name, context=context)
+    for name, context in (("glm", 1024), ("small", 512))
+)
+ROUTER = dataclasses.replace(BOTH[0], models=BOTH)
+FILE = Artifact("SmolLM2-135M-Instruct.Q4_1.gguf", 98362432, "0" * 64)
+ROUTED = dataclasses.replace(
+    SETTINGS,
+    models=tuple(
+        ModelSettings(name, name, "/var/lib/llamaherd/models/demo", (FILE,))
+        for name in ("glm", "small")
+    ),
+    servers=(ROUTER,),
+)
+
+
+def test_a_router_is_asked_for_its_build_and_its_models() -> None:
+    findings = judged(recorded("glm", kind="router"), ROUTER, ROUTED)
+    assert [(check, finding.ok) for check, finding in findings.items()] == [
+        ("health", True),
+        ("build", True),
+        ("models", True),
+    ]
+    assert findings["models"].detail == "offers glm, small"
+
+
+def test_a_router_without_one_of_its_models_is_found_out() -> None:
+    more = dataclasses.replace(ROUTER, models=(*BOTH, dataclasses.replace(SERVER, model="new")))
+    finding = judged(recorded("glm", kind="router"), more, ROUTED)["models"]
+    assert not finding.ok
+    assert finding.detail == "offers glm, small, expected glm, small, new"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_each_model_of_a_router_is_judged_by_what_is_its_own(number: int) -> None:
+    served = BOTH[number]
+    found = judge_served(ROUTED, ROUTER, served, recorded(served.model, kind="router"))
+    assert {finding.subject for finding in found} == {f"server coder/{served.model}"}
+    assert [finding.check for finding in found] == ["model", "context", "slots", "completion"]
+    assert all(finding.ok for finding in found), found
+
+
+def test_a_routers_model_that_cannot_be_loaded_is_told() -> None:
+    live = dataclasses.replace(
+        recorded("glm", kind="router"),
+        own=Answer(500, json.dumps({"error": {"message": "model failed to load"}})),
+        completion=None,
+    )
+    (finding,) = judge_served(ROUTED, ROUTER, BOTH[0], live)
+    assert not finding.ok
+    assert "model failed to load" in finding.detail
+
+
+def test_sessions_that_share_a_pool_still_get_what_one_was_told() -> None:
+    server = dataclasses.replace(SERVER, kv_unified=True)
+    assert slot_contexts(server) == (8192, 16384, 16384)
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        (None, ""),
+        ("ai.example.com:8888", "ai.example.com"),
+        ("[fd00::1]:8888", "[fd00::1]"),
+        ("10.0.0.4:1", "10.0.0.4"),
+    ],
+)
+def test_a_certificate_must_hold_the_name_that_clients_use(address: str | None, name: str) -> None:
+    assert client_name(dataclasses.replace(SERVER, address=address)) == name
+
+
+@pytest.mark.parametrize(("code", "ok"), [(0, True), (60, False)])
+def test_a_certificate_is_judged_by_what_curl_says_of_it(code: int, ok: bool) -> None:
+    answer = Answer(200 if ok else 0, "", "" if ok else "curl: (60) certificate has expired", code)
+    live = dataclasses.replace(recorded("declared"), certificate=answer)
+    server = dataclasses.replace(SERVER, address="ai.example.com:8888")
+    finding = judged(live, server)["certificate"]
+    assert finding.ok is ok
+    assert ("expired" in finding.detail) is not ok
