@@ -1,4 +1,7 @@
-"""Each setting of a server, from the fleet file to what it does to unit, command line and files."""
+"""Settings of a server together: what one does to others, to files, and to older builds.
+
+What each does alone is in tests/fleet/test_effects.py.
+"""
 
 from __future__ import annotations
 
@@ -18,115 +21,8 @@ from deploys.llama_server.unit import (
 from inventories.llama_options import OPTIONS, managed
 from inventories.settings import HostSettings, from_data, to_data
 from inventories.sizing.dimensions import CacheLayers, Dimensions
-from schemas.validate import load_schema
 
-DEFS = load_schema("fleet.schema.json")["$defs"]
 ROUTER = "models: {glm: {}, small: {}}, port: 8888"
-
-# A setting as YAML, and what of it is seen: (file, text).
-EFFECTS: dict[str, tuple[str, str, str]] = {
-    "model": ("model: small, port: 8888", "unit", "--alias small"),
-    "port": ("model: glm, port: 9999", "unit", "--port 9999"),
-    "host": ("host: 0.0.0.0, insecure: true", "unit", "--host 0.0.0.0"),
-    "context": ("context: 8192, parallel: 3", "unit", "--ctx-size 24576"),
-    "parallel": ("parallel: 3", "unit", "--parallel 3"),
-    "threads": ("threads: 6", "unit", "--threads 6"),
-    "load_mode": ("load_mode: mlock", "unit", "--load-mode mlock"),
-    "op_offload": ("op_offload: false", "unit", "--no-op-offload"),
-    "jinja": ("jinja: false", "unit", "--no-jinja"),
-    "sampling": ("sampling: {temperature: 0.7}", "unit", "--temp 0.7"),
-    "gpus": ("gpus: [1]", "unit", "Environment=CUDA_VISIBLE_DEVICES=1\n"),
-    "api_key": ("api_key: {env: K}", "unit", "--api-key-file ${CREDENTIALS_DIRECTORY}/api-key"),
-    "extra_args": ("extra_args: [--no-warmup]", "unit", "--no-warmup\n"),
-    "ready_timeout": ("ready_timeout: 77", "unit", "TimeoutStartSec=77\n"),
-    "flash_attention": ("flash_attention: disabled", "unit", "--flash-attn off"),
-    "cache_type_k": ("cache_type_k: q8_0", "unit", "--cache-type-k q8_0"),
-    "cache_type_v": ("cache_type_v: q5_1", "unit", "--cache-type-v q5_1"),
-    "cache_ram": ("cache_ram: 0", "unit", "--cache-ram 0"),
-    "cache_reuse": ("cache_reuse: 256", "unit", "--cache-reuse 256"),
-    "kv_unified": ("kv_unified: true", "unit", "--kv-unified --kv-unified-per-slot 65536"),
-    "swa_full": ("swa_full: true", "unit", "--swa-full"),
-    "sleep_idle_seconds": ("sleep_idle_seconds: 60", "unit", "--sleep-idle-seconds 60"),
-    "gpu_layers": ("gpu_layers: all", "unit", "--n-gpu-layers all"),
-    "split_mode": ("split_mode: row", "unit", "--split-mode row"),
-    "tensor_split": ("tensor_split: [3, 1.5]", "unit", "--tensor-split 3,1.5"),
-    "main_gpu": ("main_gpu: 1", "unit", "--main-gpu 1"),
-    "cpu_moe": ("cpu_moe: true", "unit", "--cpu-moe"),
-    "n_cpu_moe": ("n_cpu_moe: 12", "unit", "--n-cpu-moe 12"),
-    "batch_size": ("batch_size: 4096", "unit", "--batch-size 4096"),
-    "ubatch_size": ("ubatch_size: 1024", "unit", "--ubatch-size 1024"),
-    "threads_batch": ("threads_batch: 12", "unit", "--threads-batch 12"),
-    "numa": ("numa: distribute", "unit", "--numa distribute"),
-    "reasoning": ("reasoning: disabled", "unit", "--reasoning off"),
-    "reasoning_format": ("reasoning_format: deepseek", "unit", "--reasoning-format deepseek"),
-    "reasoning_budget": ("reasoning_budget: -1", "unit", "--reasoning-budget -1"),
-    "chat_template": ("chat_template: chatml", "unit", "--chat-template chatml"),
-    "chat_template_kwargs": (
-        "chat_template_kwargs: {enable_thinking: false}",
-        "unit",
-        '--chat-template-kwargs "{\\"enable_thinking\\": false}"',
-    ),
-    "slot_save": ("slot_save: true", "unit", "--slot-save-path /var/lib/llama-server/coder/slots"),
-    "metrics": ("metrics: true", "unit", "--metrics"),
-    "tls": (
-        "tls: {certificate: /etc/c.pem, key: /etc/k.pem}",
-        "unit",
-        "--ssl-cert-file ${CREDENTIALS_DIRECTORY}/tls-certificate "
-        "--ssl-key-file ${CREDENTIALS_DIRECTORY}/tls-key",
-    ),
-    "unix_socket": (
-        "model: glm, unix_socket: true",
-        "unit",
-        "--host /run/llama-server/coder/llama.sock",
-    ),
-    "socket_group": (
-        "model: glm, unix_socket: true, socket_group: haproxy",
-        "unit",
-        "chgrp -- haproxy /run/llama-server/coder/llama.sock",
-    ),
-    "models": (ROUTER, "unit", "--models-preset /etc/llama-server/coder/models.ini"),
-    "models_max": (f"{ROUTER}, models_max: 1", "unit", "--models-max 1"),
-}
-
-# What of a router's model is seen in its section of the preset file.
-MODEL_EFFECTS = {
-    "context": ("context: 8192, parallel: 3", "ctx-size = 24576"),
-    "parallel": ("parallel: 3", "parallel = 3"),
-    "threads": ("threads: 6", "threads = 6"),
-    "load_mode": ("load_mode: dio", "load-mode = dio"),
-    "op_offload": ("op_offload: false", "op-offload = false"),
-    "jinja": ("jinja: false", "jinja = false"),
-    "sampling": ("sampling: {top_k: 7}", "top-k = 7"),
-    "load_on_startup": ("load_on_startup: true", "load-on-startup = true"),
-    "flash_attention": ("flash_attention: enabled", "flash-attn = on"),
-    "cache_type_k": ("cache_type_k: q8_0", "cache-type-k = q8_0"),
-    "cache_type_v": ("cache_type_v: q8_0", "cache-type-v = q8_0"),
-    "cache_ram": ("cache_ram: -1", "cache-ram = -1"),
-    "cache_reuse": ("cache_reuse: 64", "cache-reuse = 64"),
-    "kv_unified": ("kv_unified: false", "kv-unified = false"),
-    "swa_full": ("swa_full: true", "swa-full = true"),
-    "sleep_idle_seconds": ("sleep_idle_seconds: 9", "sleep-idle-seconds = 9"),
-    "gpu_layers": ("gpu_layers: 40", "n-gpu-layers = 40"),
-    "split_mode": ("split_mode: none", "split-mode = none"),
-    "tensor_split": ("tensor_split: [1, 1]", "tensor-split = 1,1"),
-    "main_gpu": ("main_gpu: 1", "main-gpu = 1"),
-    "cpu_moe": ("cpu_moe: true", "cpu-moe = true"),
-    "n_cpu_moe": ("n_cpu_moe: 3", "n-cpu-moe = 3"),
-    "batch_size": ("batch_size: 1024", "batch-size = 1024"),
-    "ubatch_size": ("ubatch_size: 256", "ubatch-size = 256"),
-    "threads_batch": ("threads_batch: 2", "threads-batch = 2"),
-    "numa": ("numa: isolate", "numa = isolate"),
-    "reasoning": ("reasoning: auto", "reasoning = auto"),
-    "reasoning_format": ("reasoning_format: none", "reasoning-format = none"),
-    "reasoning_budget": ("reasoning_budget: 0", "reasoning-budget = 0"),
-    "chat_template": ("chat_template: zephyr", "chat-template = zephyr"),
-    "chat_template_kwargs": (
-        'chat_template_kwargs: {style: "a;b #c"}',
-        'chat-template-kwargs = {"style": "a\\u003bb \\u0023c"}',
-    ),
-}
-# Seen elsewhere: OpenCode's base URL, a refusal, and builds of their own (test_llama_cpp_*).
-ELSEWHERE = {"address", "insecure", "llama_cpp", "cuda"}
 
 
 def whole(server: str) -> str:
@@ -136,26 +32,11 @@ def whole(server: str) -> str:
     return f"{{{model}{port}{server}}}"
 
 
-def test_every_setting_of_the_schema_has_a_case() -> None:
-    assert set(EFFECTS) | ELSEWHERE == set(DEFS["server"]["properties"])
-    assert set(MODEL_EFFECTS) == set(DEFS["servedModel"]["properties"])
-
-
-@pytest.mark.parametrize("setting", EFFECTS)
-def test_a_setting_reaches_the_unit_and_only_where_it_is_set(setting: str, tmp_path: Path) -> None:
-    server, file, text = EFFECTS[setting]
-    assert text in files_of(settings_of(tmp_path, whole(server)), gpu=True)[file]
-    plain = settings_of(tmp_path, whole("model: glm, port: 8888"))
-    assert text not in files_of(plain, gpu=True)[file]
-
-
-@pytest.mark.parametrize("setting", MODEL_EFFECTS)
-def test_a_setting_of_a_routers_model_reaches_its_section(setting: str, tmp_path: Path) -> None:
-    written, text = MODEL_EFFECTS[setting]
+def test_text_that_a_preset_file_takes_for_a_comment_is_written_otherwise(tmp_path: Path) -> None:
+    written = 'chat_template_kwargs: {style: "a;b #c"}'
     server = f"{{models: {{glm: {{}}, small: {{{written}}}}}, port: 8888}}"
-    glm, small = files_of(settings_of(tmp_path, server))["models.ini"].split("[small]")
-    assert f"\n{text}\n" in small
-    assert f"\n{text}\n" not in glm
+    preset = files_of(settings_of(tmp_path, server))["models.ini"]
+    assert 'chat-template-kwargs = {"style": "a\\u003bb \\u0023c"}\n' in preset
 
 
 def test_settings_of_a_router_survive_the_way_through_host_data(tmp_path: Path) -> None:
