@@ -16,11 +16,12 @@ from deploys.common.operations import (
 )
 from deploys.common.progress import human_bytes
 from deploys.llama_cpp import NO_GPU, gpu_change
+from deploys.llama_cpp.build import uses_cuda
 from deploys.llama_server import stranger_on_port, taken_port
-from deploys.preflight.compatibility import Combination, conflicts
+from deploys.preflight.compatibility import GCC, Combination, conflicts
 from deploys.preflight.memory import declared_findings, memory_findings
 from facts.system import SystemState
-from inventories.settings import HostSettings
+from inventories.settings import CudaSettings, HostSettings
 
 # systemd before this has no LoadCredential.
 LOWEST_SYSTEMD = 247
@@ -111,15 +112,42 @@ def _disk(facts: SystemState) -> list[Change]:
 
 
 def _gpus(settings: HostSettings, facts: SystemState) -> list[Change]:
-    cuda = settings.cuda
-    if cuda is None or cuda.provider == "none":
+    toolkits = [toolkit for toolkit in settings.toolkits if _needed(settings, toolkit)]
+    if not toolkits:
         return []
     if facts.gpu_error:
         return [gpu_change(facts.gpu_error)]
-    if settings.servers and not facts.gpus:
+    on_cuda = [server for server in settings.servers if "cuda" in settings.backends_of(server)]
+    if on_cuda and not facts.gpus:
         return [NO_GPU]
-    found = conflicts(Combination(cuda.version or "", facts.glibc, facts.gpus))
-    return [refusal(text, "CUDA toolkit") for text in found]
+    found = [
+        text for toolkit in toolkits for text in conflicts(_combination(settings, toolkit, facts))
+    ]
+    return [refusal(text, "CUDA toolkit") for text in dict.fromkeys(found)]
+
+
+def _needed(settings: HostSettings, toolkit: CudaSettings) -> bool:
+    """Whether a build with CUDA uses the toolkit, or no build says that it doesn't."""
+    builds = [build for build, used in settings.builds if used == toolkit]
+    return not builds or any(uses_cuda(build, toolkit) for build in builds)
+
+
+def _combination(settings: HostSettings, toolkit: CudaSettings, facts: SystemState) -> Combination:
+    builds = [build for build, used in settings.builds if used == toolkit]
+    chosen = any("CMAKE_CUDA_HOST_COMPILER" in build.cmake for build in builds)
+    # A distribution's own toolkit brings the compiler that it takes.
+    own = toolkit.provider == "distribution"
+    return Combination(
+        toolkit="" if own else toolkit.version or "",
+        glibc=facts.glibc,
+        gpus=facts.gpus,
+        gcc=0 if chosen else GCC.get(facts.platform, 0),
+        capabilities=[
+            f"{name[:-1]}.{name[-1]}"
+            for build in builds
+            for name in (name.rstrip("af") for name in build.architectures)
+        ],
+    )
 
 
 def _ports(settings: HostSettings, facts: SystemState) -> list[Change]:
