@@ -3,6 +3,7 @@
 from deploys.common.summary import summarise_failures
 from deploys.cuda import cuda
 from deploys.drift_timer import drift_timer
+from deploys.driver import driver
 from deploys.llama_cpp import llama_cpp
 from deploys.llama_server import llama_server
 from deploys.models import models
@@ -14,6 +15,7 @@ summarise_failures()
 
 preflight()
 packages()
+driver()
 cuda()
 llama_cpp()
 models()

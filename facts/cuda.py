@@ -43,7 +43,7 @@ class CudaState(FactValue):
     + toolkits: by root
     + packages: installed versions by package name, of those asked for
     + files: SHA-256 by path, of those asked for that exist
-    + sources: apt source files that name the repository that was asked for
+    + sources: source files of apt and dnf that name the repository that was asked for
     """
 
     toolkits: Mapping[str, Toolkit] = field(default_factory=dict)
@@ -70,7 +70,8 @@ class CudaToolkits(FactBase[CudaState]):
     + roots: toolkit roots, shell patterns allowed
     + packages: names of Debian packages whose installed version is wanted
     + files: absolute paths whose SHA-256 is wanted
-    + repository: base address; which apt source files name it?
+    + repository: base address; which source files of apt or dnf name it?
+    + rpm: whether packages are asked of RPM's database instead of dpkg's
 
     .. code:: shell
 
@@ -83,6 +84,7 @@ class CudaToolkits(FactBase[CudaState]):
         packages: Sequence[str] = (),
         files: Sequence[str] = (),
         repository: str = "",
+        rpm: bool = False,
     ) -> str:
         """One script; it needs no root, and exits 0 whatever is missing."""
         script = [_LOOK, f"echo {SECTION}toolkits"]
@@ -90,7 +92,12 @@ class CudaToolkits(FactBase[CudaState]):
         if packages:
             names = " ".join(map(shlex.quote, packages))
             form = shlex.quote("${db:Status-Status} ${Package} ${Version}\\n")
-            script.append(f"echo {SECTION}packages; dpkg-query -W -f {form} {names} 2>/dev/null")
+            ask = f"dpkg-query -W -f {form} {names} 2>/dev/null"
+            if rpm:
+                form = shlex.quote("installed %{NAME} %{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n")
+                only = r"s/^\(installed [^ ]*\) 0:/\1 /; /^installed /p"
+                ask = f"rpm -q --qf {form} {names} | sed -n '{only}'"
+            script.append(f"echo {SECTION}packages; {ask}")
         if files:
             names = " ".join(map(shlex.quote, files))
             script.append(f"echo {SECTION}files; sha256sum -- {names} 2>/dev/null")
@@ -98,7 +105,8 @@ class CudaToolkits(FactBase[CudaState]):
             wanted = shlex.quote(f"^[^#]*{_literal(repository.rstrip('/'))}")
             script.append(
                 f"echo {SECTION}sources; "
-                f"grep -lE -- {wanted} /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null"
+                f"grep -lE -- {wanted} /etc/apt/sources.list /etc/apt/sources.list.d/* "
+                "/etc/yum.repos.d/* 2>/dev/null"
             )
         return f"sh -c {shlex.quote(chr(10).join([*script, 'true']))}"
 

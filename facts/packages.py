@@ -32,6 +32,27 @@ class DebPackages(FactBase[Mapping[str, str]]):
         return parse_packages(output)
 
 
+class RpmPackages(FactBase[Mapping[str, str]]):
+    """Which of the given RPM packages are installed; a path asks for whatever provides it.
+
+    + names: packages, or absolute paths
+    """
+
+    def command(self, names: Sequence[str]) -> str:
+        wanted = " ".join(map(shlex.quote, listed(names)))
+        return (
+            f'for name in {wanted}; do rpm -q --whatprovides -- "$name" > /dev/null 2>&1 && '
+            'echo "installed $name -"; done; true'
+        )
+
+    @staticmethod
+    def default() -> Mapping[str, str]:
+        return {}
+
+    def process(self, output: list[str]) -> Mapping[str, str]:
+        return parse_packages(output)
+
+
 def parse_packages(output: list[str]) -> Mapping[str, str]:
     """The command's lines as versions by name."""
     rows = (line.split(" ") for line in output)

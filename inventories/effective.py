@@ -86,6 +86,14 @@ def host_values(merged: Node, name: str, filler: Filler) -> dict[str, Any]:
         node = merged.get(section)
         if node is not None:
             values[section] = tidy(filler.fill(node, definition))
+    driver = merged.get("driver")
+    if driver is not None:
+        values["driver"] = filler.fill(driver, "driver")
+        toolkit = merged.get("cuda")
+        if toolkit is not None:
+            # A managed driver comes from the repository that cuda names, whatever its provider.
+            repository = filler.fill(toolkit, "cuda")["repository"]
+            values["cuda"] = {**values["cuda"], "repository": repository}
     proxy = merged.get("proxy")
     if proxy is not None:
         values["proxy"] = filler.fill(proxy, "proxy")
@@ -104,10 +112,10 @@ def host_values(merged: Node, name: str, filler: Filler) -> dict[str, Any]:
 
 
 def _tidy_cuda(cuda: dict[str, Any]) -> dict[str, Any]:
-    """Only the vendor's repository needs the repository's defaults."""
+    """Only the vendor's repository needs the repository's defaults, and has a profile."""
     if cuda["provider"] == "nvidia-repo":
         return cuda
-    return {key: value for key, value in cuda.items() if key != "repository"}
+    return {key: value for key, value in cuda.items() if key not in ("repository", "profile")}
 
 
 def _tidy_llama_cpp(build: dict[str, Any]) -> dict[str, Any]:

@@ -27,13 +27,16 @@ from schemas.document import parse_document
 from schemas.problems import Position, Problem, ProblemsError
 from schemas.validate import check_document
 
-Kind = Literal["models", "llama_cpp", "opencode", "cuda"]
-KINDS: tuple[Kind, ...] = ("models", "llama_cpp", "opencode", "cuda")
+Kind = Literal["models", "llama_cpp", "opencode", "cuda", "driver"]
+KINDS: tuple[Kind, ...] = ("models", "llama_cpp", "opencode", "cuda", "driver")
 
 LOCK_VERSION = 1
 DEFAULT_REPOSITORY = "https://github.com/ggml-org/llama.cpp"
 DEFAULT_CUDA_URL = "https://developer.download.nvidia.com/compute/cuda/repos"
-DEFAULT_DISTRIBUTIONS = ("debian12", "debian13", "ubuntu2204", "ubuntu2404")
+FORMER_DISTRIBUTIONS = ("debian12", "debian13", "ubuntu2204", "ubuntu2404")
+"""What was locked by default before there were more: such a pin still answers."""
+FORMER_KEY = "3bf863cc.pub"
+DEFAULT_DISTRIBUTIONS = (*FORMER_DISTRIBUTIONS, "ubuntu2604", "rhel9", "rhel10")
 
 _HEADER = """\
 # Written by `llamaherd lock`; meant for git. What the names in the fleet file resolved to:
@@ -88,13 +91,23 @@ class CudaPin:
     repositories: tuple[CudaRepository, ...] = ()
 
 
-Pin: TypeAlias = ModelPin | SourcePin | OpenCodePin | CudaPin
+@dataclass(frozen=True)
+class DriverPin:
+    """A driver's packages by distribution. ``version`` is what ``nvidia-smi`` will say."""
+
+    request: Mapping[str, Any]
+    version: str
+    repositories: tuple[CudaRepository, ...]
+
+
+Pin: TypeAlias = ModelPin | SourcePin | OpenCodePin | CudaPin | DriverPin
 
 _PIN_CLASSES: Mapping[str, type[Any]] = {
     "models": ModelPin,
     "llama_cpp": SourcePin,
     "opencode": OpenCodePin,
     "cuda": CudaPin,
+    "driver": DriverPin,
 }
 
 
@@ -106,6 +119,7 @@ class Lock:
     llama_cpp: Mapping[str, SourcePin] = field(default_factory=dict)
     opencode: Mapping[str, OpenCodePin] = field(default_factory=dict)
     cuda: Mapping[str, CudaPin] = field(default_factory=dict)
+    driver: Mapping[str, DriverPin] = field(default_factory=dict)
 
     def pins(self, kind: Kind) -> Mapping[str, Pin]:
         """The pins of one kind, by name."""
@@ -193,17 +207,35 @@ def opencode_request(opencode: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cuda_request(cuda: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What a host's ``cuda`` settings ask for; None for ``existing``, ``none`` and no toolkit."""
+    """What a host's ``cuda`` settings ask for; None for what isn't pinned, and for no toolkit."""
     if not cuda or cuda.get("provider") not in ("nvidia-repo", "wheels"):
         return None
     body: dict[str, Any] = {"provider": cuda["provider"], "version": str(cuda["version"])}
     if cuda["provider"] == "nvidia-repo":
-        repository = cuda.get("repository") or {}
-        body["url"] = repository.get("url") or DEFAULT_CUDA_URL
-        body["distributions"] = list(repository.get("distributions") or DEFAULT_DISTRIBUTIONS)
-        if repository.get("key"):
-            body["key"] = repository["key"]
+        body |= _repository(cuda)
+        if cuda.get("profile") == "full":
+            body["profile"] = "full"
     return body
+
+
+def _repository(cuda: Mapping[str, Any]) -> dict[str, Any]:
+    """The vendor's repository, or the mirror that ``cuda`` names."""
+    repository = cuda.get("repository") or {}
+    body: dict[str, Any] = {"url": repository.get("url") or DEFAULT_CUDA_URL}
+    body["distributions"] = list(repository.get("distributions") or DEFAULT_DISTRIBUTIONS)
+    if repository.get("key"):
+        body["key"] = repository["key"]
+    return body
+
+
+def driver_request(
+    driver: Mapping[str, Any] | None, cuda: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """What ``driver`` settings ask for, in the repository that ``cuda`` names; None for none."""
+    if not driver or not driver.get("manage"):
+        return None
+    body: dict[str, Any] = {"branch": driver["branch"], "modules": driver["modules"]}
+    return body | _repository(cuda or {})
 
 
 def requests_of(fleet: Fleet) -> tuple[Request, ...]:
@@ -225,6 +257,10 @@ def _every_request(fleet: Fleet) -> Iterator[Request]:
         if marks not in seen:
             seen.add(marks)
             yield from _host_requests(host.name, *sections)
+        driver = driver_request(host.values.get("driver"), host.values.get("cuda"))
+        if driver:
+            name = f"{driver['branch']}-{driver['modules']}"
+            yield Request("driver", name, driver, ("hosts", host.name, "driver"))
         for name, server in host.values["servers"].items():
             if "llama_cpp" in server or "cuda" in server:
                 yield from _server_requests(host.name, name, server)
@@ -289,7 +325,8 @@ def _source(body: Mapping[str, Any]) -> str:
     """What tells two requests of one name apart, as text."""
     if "archive" in body:
         return str(body["archive"].get("url") or body["archive"].get("path"))
-    rest = {key: value for key, value in body.items() if key not in ("ref", "version", "provider")}
+    named = ("ref", "version", "provider", "branch", "modules")
+    rest = {key: value for key, value in body.items() if key not in named}
     return ",".join(str(value) for value in rest.values()) or "default"
 
 
@@ -317,7 +354,13 @@ def find_answer(pins: Mapping[str, Any], body: Mapping[str, Any]) -> Any:
 
 
 def _answers(pin: Pin, body: Mapping[str, Any]) -> bool:
-    return pin.request == body
+    if pin.request == body:
+        return True
+    if body.get("distributions") != list(DEFAULT_DISTRIBUTIONS):
+        return False
+    former = {**body, "distributions": list(FORMER_DISTRIBUTIONS)}
+    # The key had a default then, which was written into the request.
+    return pin.request in (former, {**former, "key": FORMER_KEY} if "key" not in body else former)
 
 
 def check_lock(fleet: Fleet, lock: Lock | None) -> list[Problem]:
@@ -458,6 +501,6 @@ def pin_summary(pin: Pin | None) -> str:
         if pin.archive is not None:
             return pin.archive.sha256[:12]
         return f"{(pin.commit or '')[:12]} ({pin.build_number})"
-    if isinstance(pin, CudaPin) and pin.repositories:
+    if isinstance(pin, (CudaPin, DriverPin)) and pin.repositories:
         return f"{pin.version} ({', '.join(r.distribution for r in pin.repositories)})"
     return pin.version

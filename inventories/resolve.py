@@ -18,11 +18,13 @@ from urllib.parse import unquote, urlsplit
 from inventories.fleet import DEFAULT_HUB, Fleet, FleetHost, default_provider, opencode_providers
 from inventories.lock import (
     CudaPin,
+    DriverPin,
     Lock,
     ModelPin,
     OpenCodePin,
     SourcePin,
     cuda_request,
+    driver_request,
     find_answer,
     model_request,
     opencode_request,
@@ -39,6 +41,7 @@ from inventories.settings import (
     DeclaredGpu,
     DraftSettings,
     DriftTimerSettings,
+    DriverSettings,
     GitSource,
     HostSettings,
     KnownHost,
@@ -90,6 +93,7 @@ def resolve_host(fleet: Fleet, lock: Lock, name: str) -> HostSettings:
         drift_timer=_drift_timer(fleet) if host.values.get("controller") else None,
         gpus=declared_gpus(host.values.get("gpus")),
         proxy=_proxy(host.values.get("proxy")),
+        driver=_driver(fleet, lock, host),
     )
 
 
@@ -168,6 +172,24 @@ def _with_build(
     )
 
 
+def _driver(fleet: Fleet, lock: Lock, host: FleetHost) -> DriverSettings | None:
+    """The driver of a host that llamaherd manages; None for one that is only observed."""
+    values = host.values.get("driver")
+    body = driver_request(values, host.values.get("cuda"))
+    if values is None or body is None:
+        return None
+    pin: DriverPin | None = find_answer(lock.driver, body)
+    if pin is None:
+        raise _unlocked(fleet, f"driver {body['branch']}-{body['modules']}")
+    return DriverSettings(
+        branch=body["branch"],
+        version=pin.version,
+        repositories=pin.repositories,
+        modules=body["modules"],
+        reboot=values["reboot"],
+    )
+
+
 def _proxy(values: Mapping[str, Any] | None) -> ProxySettings | None:
     if not values:
         return None
@@ -182,7 +204,8 @@ def _cuda(fleet: Fleet, lock: Lock, cuda: Mapping[str, Any] | None) -> CudaSetti
     provider: CudaProvider = cuda.get("provider") or "nvidia-repo"
     body = cuda_request(cuda)
     if body is None:
-        return CudaSettings(provider=provider, path=cuda.get("path"))
+        version = cuda.get("version") if provider == "distribution" else None
+        return CudaSettings(provider=provider, version=version, path=cuda.get("path"))
     pin: CudaPin | None = find_answer(lock.cuda, body)
     if pin is None:
         raise _unlocked(fleet, f"cuda {body['provider']} {body['version']}")

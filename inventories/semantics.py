@@ -35,7 +35,10 @@ from schemas.validate import did_you_mean
 MINIMUM_OPENCODE_CONTEXT = 8192
 """Tokens: OpenCode's system prompt and tools alone fill about this much of a session."""
 
-SECTIONS = ("cuda", "llama_cpp", "servers", "opencode")
+FIRST_BRANCH_WITH_OPEN_MODULES_ONLY = 620
+"""NVIDIA's driver installation guide of that branch, "Proprietary Kernel Modules Removed"."""
+
+SECTIONS = ("cuda", "driver", "llama_cpp", "servers", "opencode")
 """What a profile is made of; ``ssh`` differs from host to host."""
 
 OWN_CMAKE: Mapping[str, str] = {
@@ -165,7 +168,8 @@ class _Rules:
         self._addresses()
         self._controllers()
         for profile in self._profiles():
-            for rule in (_host_toolkit, _host_build, _server_builds, _servers, _opencode):
+            rules = (_host_toolkit, _driver, _host_build, _server_builds, _servers, _opencode)
+            for rule in rules:
                 rule(profile, self)
 
     def report(self, mark: Mark, path: tuple[str | int, ...], message: str) -> None:
@@ -309,6 +313,18 @@ def _host_toolkit(profile: _Profile, rules: _Rules) -> None:
     cuda = profile.node.get("cuda")
     if cuda is not None and cuda.kind == "mapping":
         _cuda(profile, cuda, profile.node.keys["cuda"], (), rules)
+
+
+def _driver(profile: _Profile, rules: _Rules) -> None:
+    driver = profile.node.get("driver")
+    if driver is None or driver.kind != "mapping":
+        return
+    branch, modules = _value(driver, "branch", 580), _value(driver, "modules", "open")
+    if _value(driver, "manage", False) is not True or branch is None:
+        return
+    if modules == "proprietary" and branch >= FIRST_BRANCH_WITH_OPEN_MODULES_ONLY:
+        message = f"driver {branch} has open kernel modules only: set this to open"
+        rules.on_host(profile, driver.value["modules"].mark, ("driver", "modules"), message)
 
 
 def _host_build(profile: _Profile, rules: _Rules) -> None:

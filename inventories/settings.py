@@ -19,6 +19,8 @@ from typing import Any, Literal, TypeVar
 from inventories.sizing.dimensions import Dimensions
 
 CudaProvider = Literal["nvidia-repo", "wheels", "distribution", "existing", "none"]
+DriverModules = Literal["open", "proprietary"]
+Reboot = Literal["never", "allowed"]
 Backend = Literal["cuda", "cpu", "vulkan"]
 CompilerCache = Literal["none", "ccache", "sccache"]
 LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"]
@@ -143,6 +145,23 @@ class CudaSettings:
         if self.provider == "distribution":
             return "/usr"
         return self.path if self.provider == "existing" else None
+
+
+@dataclass(frozen=True)
+class DriverSettings:
+    """NVIDIA's driver, managed by us.
+
+    + branch: first part of its version, such as 580
+    + version: the locked one, as ``nvidia-smi`` says it
+    + repositories: the locked packages, one a distribution
+    + reboot: ``never`` stops a host that waits for one, ``allowed`` reboots it
+    """
+
+    branch: int
+    version: str
+    repositories: tuple[CudaRepository, ...]
+    modules: DriverModules = "open"
+    reboot: Reboot = "never"
 
 
 @dataclass(frozen=True)
@@ -533,6 +552,7 @@ class HostSettings:
     drift_timer: DriftTimerSettings | None = None
     gpus: tuple[DeclaredGpu, ...] | None = None
     proxy: ProxySettings | None = None
+    driver: DriverSettings | None = None
 
     def build_of(self, server: ServerSettings) -> tuple[LlamaCppSettings, CudaSettings] | None:
         """Build and toolkit of a server: its own, else the host's; None where there is none."""

@@ -14,6 +14,7 @@ import base64
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import gevent
 from paramiko import SSHException
@@ -231,11 +232,7 @@ def remote(state: State, host: Host, command: StringCommand) -> CommandOutput:
     because that is how pyinfra tells of one in the middle of a command (exit status -1).
     Raises ConnectError after RECONNECTS attempts.
     """
-    arguments = {
-        key: value
-        for key, value in (host.current_op_global_arguments or {}).items()
-        if key in _AS_WHOM
-    }
+    arguments = as_running_operation(host)
     for attempt in range(RECONNECTS):
         try:
             answered, output = host.run_shell_command(command, **arguments)
@@ -246,6 +243,12 @@ def remote(state: State, host: Host, command: StringCommand) -> CommandOutput:
         gevent.sleep(min(30, 2**attempt))
         _reconnect(host)
     raise ConnectError("no connection")
+
+
+def as_running_operation(host: Host) -> dict[str, Any]:
+    """The arguments that say as whom the running operation acts (sudo and the like)."""
+    given: Mapping[str, Any] = host.current_op_global_arguments or {}
+    return {key: value for key, value in given.items() if key in _AS_WHOM}
 
 
 def _reconnect(host: Host) -> None:

@@ -136,8 +136,13 @@ def use_settings(host: Host, settings: HostSettings) -> None:
     _settings[host] = settings
 
 
+def forget_system(host: Host) -> None:
+    """Have :func:`system` read again: the host was rebooted, or has another driver."""
+    _systems.pop(host, None)
+
+
 def system() -> SystemState:
-    """What the current host is. Read once a run: nothing that we do changes it."""
+    """What the current host is. Read once a run, and again after a reboot."""
     host = current_host()
     if host not in _systems:
         _systems[host] = read(System)

@@ -12,7 +12,8 @@ apt refuses two entries for one address with different keys, for every package o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from deploys.common.downloads import fetch_functions, upload_path
@@ -23,7 +24,13 @@ from deploys.common.progress import Amount
 from deploys.common.shell import digest, operand, script_word, word, words
 from deploys.cuda.shell import APT_FUNCTIONS, TOOL_FUNCTIONS
 from facts.cuda import CudaState
-from inventories.settings import Artifact, CudaRepository, CudaSettings
+from inventories.settings import (
+    AptPackage,
+    Artifact,
+    CudaRepository,
+    CudaSettings,
+    DriverSettings,
+)
 
 KEY = "/etc/apt/keyrings/llamaherd-cuda.asc"
 LIST = "/etc/apt/sources.list.d/llamaherd-cuda.list"
@@ -34,7 +41,9 @@ OWN_FILES = (KEY, LIST, PINS)
 _ARCHITECTURES = {"x86_64": "x86_64", "sbsa": "aarch64", "arm64": "aarch64"}
 
 
-def choose(settings: CudaSettings, platform: str, architecture: str) -> CudaRepository:
+def choose(
+    settings: CudaSettings | DriverSettings, platform: str, architecture: str
+) -> CudaRepository:
     """The locked repository for this host; HostError, naming what there is, when there is none.
 
     + platform: distribution as vendors name it, such as ``debian12``
@@ -44,11 +53,34 @@ def choose(settings: CudaSettings, platform: str, architecture: str) -> CudaRepo
         if repository.distribution == platform and _fits(repository, architecture):
             return repository
     locked = ", ".join(repository.distribution for repository in settings.repositories)
+    driver = isinstance(settings, DriverSettings)
+    instead = "set driver.manage to false" if driver else "set cuda.provider to wheels or existing"
     raise HostError(
-        f"cuda: this host is {platform} ({architecture}), and the lock file has NVIDIA's "
-        f"repository for {locked or 'no distribution'}: lock it for this one, or set "
-        "cuda.provider to wheels or existing for this host"
+        f"{'driver' if driver else 'cuda'}: this host is {platform} ({architecture}), and the lock "
+        f"file has NVIDIA's repository for {locked or 'no distribution'}: lock it for this one "
+        f"(llamaherd lock --update {'driver' if driver else 'cuda'}), or {instead} for this host"
     )
+
+
+def combined(repositories: Sequence[CudaRepository]) -> CudaRepository:
+    """Several toolkits' packages as one repository's; HostError where they don't go together."""
+    first = repositories[0]
+    packages: dict[str, AptPackage] = {}
+    for repository in repositories:
+        if repository.url != first.url:
+            raise HostError(
+                f"cuda: one host's toolkits come from {first.url} and {repository.url}: "
+                "give all of them the same cuda.repository"
+            )
+        for package in repository.packages:
+            other = packages.setdefault(package.name, package)
+            if other.version != package.version:
+                raise HostError(
+                    f"cuda: one toolkit was locked with {package.name} {other.version} and another "
+                    f"with {package.version}: run llamaherd lock --update cuda"
+                )
+    ordered = tuple(packages[name] for name in sorted(packages))
+    return replace(first, packages=ordered)
 
 
 def _fits(repository: CudaRepository, architecture: str) -> bool:
@@ -90,8 +122,11 @@ def pins(repository: CudaRepository, everything: bool) -> str:
     return "\n".join(blocks)
 
 
-def differences(repository: CudaRepository, state: CudaState, root: str) -> tuple[str, ...]:
-    """What is not as it should be, for people; empty for a host in order."""
+def differences(repository: CudaRepository, state: CudaState, *roots: str) -> tuple[str, ...]:
+    """What is not as it should be, for people; empty for a host in order.
+
+    + roots: toolkits that the packages bring
+    """
     wanted: dict[str, str] = {
         file.path: hashlib.sha256(file.content.encode()).hexdigest()
         for file in files(repository, state)
@@ -99,14 +134,16 @@ def differences(repository: CudaRepository, state: CudaState, root: str) -> tupl
     if LIST in wanted:
         wanted[KEY] = repository.key.sha256
     found = [path for path in OWN_FILES if state.files.get(path) != wanted.get(path)]
-    found += _wrong_packages(repository, state.packages)
-    toolkit = state.toolkits.get(root)
-    if toolkit is None or toolkit.version is None:
-        found.append(f"{root}/bin/nvcc")
+    found += wrong_packages(repository, state.packages)
+    for root in roots:
+        toolkit = state.toolkits.get(root)
+        if toolkit is None or toolkit.version is None:
+            found.append(f"{root}/bin/nvcc")
     return tuple(found)
 
 
-def _wrong_packages(repository: CudaRepository, installed: Mapping[str, str]) -> list[str]:
+def wrong_packages(repository: CudaRepository, installed: Mapping[str, str]) -> list[str]:
+    """Packages that aren't there at the locked version, with both versions."""
     return [
         f"{package.name} {installed.get(package.name, 'missing')} -> {package.version}"
         for package in repository.packages
@@ -114,12 +151,15 @@ def _wrong_packages(repository: CudaRepository, installed: Mapping[str, str]) ->
     ]
 
 
-def job(settings: CudaSettings, repository: CudaRepository, state: CudaState) -> Job:
-    """The job that lists the repository and installs; the key must have been uploaded before."""
-    text = script(settings, repository, state)
+def job(versions: str, roots: Sequence[str], repository: CudaRepository, state: CudaState) -> Job:
+    """The job that lists the repository and installs; the key must have been uploaded before.
+
+    + versions: of the toolkits, for people
+    """
+    text = script(roots, repository, state)
     return Job(
-        name=f"cuda-{settings.version}-{digest(text)}",
-        title=f"installing CUDA {settings.version} from NVIDIA's repository",
+        name=f"cuda-{versions.replace(' and ', '-')}-{digest(text)}",
+        title=f"installing CUDA {versions} from NVIDIA's repository",
         script=text,
         probe="tail -n 1 apt-status 2>/dev/null",
         progress=progress,
@@ -139,32 +179,42 @@ def progress(lines: list[str]) -> Amount | None:
         return None
 
 
-def script(settings: CudaSettings, repository: CudaRepository, state: CudaState) -> str:
+def script(roots: Sequence[str], repository: CudaRepository, state: CudaState) -> str:
     """The job's script; a second run of it after a cut does what is left to do."""
+    lines = lay_down(repository, state, files(repository, state))
+    lines.append(
+        _INSTALL.replace("@PACKAGES@", exact(repository))
+        .replace("@NVCCS@", words(f"{root}/bin/nvcc" for root in roots))
+        .replace("@GOING_ON@", GOING_ON)
+        .replace("@DRIVER@", _DRIVER)
+    )
+    return "\n".join(lines)
+
+
+def exact(repository: CudaRepository) -> str:
+    """The locked packages as apt-get's words."""
+    return words(f"{package.name}={package.version}" for package in repository.packages)
+
+
+def lay_down(
+    repository: CudaRepository, state: CudaState, managed: Sequence[ManagedFile]
+) -> list[str]:
+    """Shell that puts key and files into place, and holds the offer against the lock file."""
     foreign = foreign_sources(state)
     lines = [APT_FUNCTIONS, TOOL_FUNCTIONS, fetch_functions(), _PUT]
     if foreign:
         lines.append(f"rm -f -- {KEY} {LIST}")
     else:
         lines += [_fetch_key(repository.key), f"put {KEY} < key.asc"]
-    lines += [
-        f"printf %s {script_word(file.content)} | put {file.path}"
-        for file in files(repository, state)
-    ]
+    lines += [f"printf %s {script_word(file.content)} | put {file.path}" for file in managed]
     packages = repository.packages
-    update = f"apt_update || {_GOING_ON}" if foreign else f"apt_update {_ONLY_OURS}"
-    lines += [
+    update = f"apt_update || {GOING_ON}" if foreign else f"apt_update {_ONLY_OURS}"
+    return [
+        *lines,
         f"echo reading the package lists of {word(repository.url)}",
         update,
         *(f"check {operand(p.name)} {operand(p.version)} {operand(p.sha256)}" for p in packages),
     ]
-    lines.append(
-        _INSTALL.replace("@PACKAGES@", words(f"{p.name}={p.version}" for p in packages))
-        .replace("@NVCC@", f"{operand(settings.root)}/bin/nvcc")
-        .replace("@GOING_ON@", _GOING_ON)
-        .replace("@DRIVER@", _DRIVER)
-    )
-    return "\n".join(lines)
 
 
 def _fetch_key(key: Artifact) -> str:
@@ -179,7 +229,7 @@ _ONLY_OURS = (
 )
 
 # Where the administrator listed the repository, another list of theirs may fail; `check` decides.
-_GOING_ON = 'echo "some package lists could not be fetched, going on" >&2'
+GOING_ON = 'echo "some package lists could not be fetched, going on" >&2'
 
 _PUT = r"""
 # put PATH: replace a file of root's by what comes on standard input.
@@ -207,9 +257,8 @@ check() {
 _DRIVER = "^Inst (cuda-drivers|nvidia-driver|nvidia-open|nvidia-kernel|libnvidia-)[^ ]*"
 
 _INSTALL = r"""
-nvcc=@NVCC@
 set -- --no-install-recommends --no-remove --allow-downgrades
-[ -x "$nvcc" ] || set -- "$@" --reinstall
+for nvcc in @NVCCS@; do [ -x "$nvcc" ] || set -- "$@" --reinstall; done
 set -- "$@" -- @PACKAGES@
 # The first try asks the lists that are there; the second one fetches those of the distribution,
 # where dependencies (a compiler, libc's headers) come from.
@@ -223,8 +272,9 @@ if [ -n "$driver" ]; then
   exit 1
 fi
 apt_get install -o APT::Status-Fd=3 -o Dpkg::Options::=--force-confold "$@" 3> apt-status
-if [ ! -x "$nvcc" ]; then
+for nvcc in @NVCCS@; do
+  [ -x "$nvcc" ] && continue
   echo "the packages brought no $nvcc: do cuda.version and the locked packages fit?" >&2
   exit 1
-fi
+done
 """

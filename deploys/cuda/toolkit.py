@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pyinfra import logger
 
 from deploys.common.changes import Change, listened, record
 from deploys.common.downloads import upload_artifacts
-from deploys.common.files import is_current, log_diff, read_states, record_change
+from deploys.common.files import ManagedFile, is_current, log_diff, read_states, record_change
 from deploys.common.jobs import run_job
 from deploys.common.operations import (
     Commands,
@@ -17,28 +19,36 @@ from deploys.common.operations import (
     read,
     system,
 )
-from deploys.cuda import repository, wheels
+from deploys.cuda import distribution, dnf, repository, wheels
 from facts.cuda import CudaState, CudaToolkits
 from inventories.settings import CudaRepository, CudaSettings
 
 
 @host_operation
 def toolkit(settings: CudaSettings) -> Commands:
-    """Bring the CUDA toolkit that builds need; never the driver.
+    """Bring one CUDA toolkit that builds need; never the driver.
 
     + settings: provider, version and what the lock file pinned
 
     A host in order costs one fact. What takes minutes runs as a job of the host's own.
     """
-    providers = {
-        "existing": _existing,
-        "wheels": _wheels,
-        "nvidia-repo": _nvidia_repo,
-    }
+    providers = {"existing": _existing, "wheels": _wheels, "distribution": _distribution}
     if settings.provider == "none":
         current_host().noop("a CPU host needs no CUDA toolkit")
         return
+    if settings.provider == "nvidia-repo":
+        yield from _nvidia_repo((settings,))
+        return
     yield from providers[settings.provider](settings)
+
+
+@host_operation
+def packaged_toolkits(settings: Sequence[CudaSettings]) -> Commands:
+    """Bring toolkits from the vendor's repository, several versions side by side.
+
+    + settings: of each, all with the provider ``nvidia-repo``
+    """
+    yield from _nvidia_repo(tuple(settings))
 
 
 def _root(settings: CudaSettings) -> str:
@@ -76,32 +86,75 @@ def _wheels(settings: CudaSettings) -> Commands:
     yield from run_job(wheels.job(settings))
 
 
-def _nvidia_repo(settings: CudaSettings) -> Commands:
+def _distribution(settings: CudaSettings) -> Commands:
     root = _root(settings)
+    found = read(CudaToolkits, roots=(root,)).toolkits.get(root)
+    if found is None or found.version is None:
+        record(Change("declared", distribution.PACKAGE, "not installed"))
+        host = system()
+        yield from run_job(distribution.job(host.distribution, host.like))
+        return
+    if settings.version and not distribution.is_version(found.version, settings.version):
+        raise HostError(
+            f"cuda: the distribution's toolkit is {found.version}, and cuda.version says "
+            f"{settings.version}: set cuda.version to what it is, or choose another cuda.provider"
+        )
+    current_host().noop(f"CUDA {found.version} is the distribution's own")
+
+
+def _nvidia_repo(settings: Sequence[CudaSettings]) -> Commands:
+    roots = tuple(_root(one) for one in settings)
+    versions = " and ".join(str(one.version) for one in settings)
     host = system()
-    chosen = repository.choose(settings, host.platform, host.architecture)
+    chosen = repository.combined(
+        [repository.choose(one, host.platform, host.architecture) for one in settings]
+    )
+    rpm = is_rpm(chosen)
     state: CudaState = read(
         CudaToolkits,
-        roots=(root,),
+        roots=roots,
         packages=tuple(package.name for package in chosen.packages),
-        files=repository.OWN_FILES,
+        files=dnf.own_files("cuda") if rpm else repository.OWN_FILES,
         repository=chosen.url,
+        rpm=rpm,
     )
-    differences = repository.differences(chosen, state, root)
-    if not differences:
-        current_host().noop(f"CUDA {settings.version} is in {root}, at the locked versions")
+    if rpm:
+        yield from _by_dnf(versions, roots, chosen, state)
         return
-    _show_changes(chosen, state, differences)
+    differences = repository.differences(chosen, state, *roots)
+    if not differences:
+        current_host().noop(f"CUDA {versions} is in {roots[0]}, at the locked versions")
+        return
+    show_changes(repository.files(chosen, state), state, differences)
     if not repository.foreign_sources(state):
         yield from upload_artifacts((chosen.key,))
-    yield from run_job(repository.job(settings, chosen, state))
+    yield from run_job(repository.job(versions, roots, chosen, state))
 
 
-def _show_changes(chosen: CudaRepository, state: CudaState, differences: tuple[str, ...]) -> None:
+def is_rpm(chosen: CudaRepository) -> bool:
+    """Whether a repository is dnf's."""
+    return chosen.distribution.startswith("rhel")
+
+
+def _by_dnf(
+    versions: str, roots: Sequence[str], chosen: CudaRepository, state: CudaState
+) -> Commands:
+    differences = dnf.differences("cuda", chosen, state, roots)
+    if not differences:
+        current_host().noop(f"CUDA {versions} is in {roots[0]}, at the locked versions")
+        return
+    show_changes((dnf.entry("cuda", chosen),), state, differences)
+    yield from upload_artifacts((chosen.key,))
+    title = f"installing CUDA {versions} from NVIDIA's repository"
+    yield from run_job(dnf.job("cuda", title, dnf.script("cuda", chosen, roots)))
+
+
+def show_changes(
+    files: Sequence[ManagedFile], state: CudaState, differences: Sequence[str]
+) -> None:
     """What ``--diff`` shows: the files' diffs, and the packages that move."""
     if not current_state().config.DIFF and not listened():
         return
-    files = repository.files(chosen, state)
     states = read_states(files)
     for file in files:
         if not is_current(file, states.get(file.path)):
@@ -112,7 +165,7 @@ def _show_changes(chosen: CudaRepository, state: CudaState, differences: tuple[s
         if difference not in shown:
             name, _, rest = difference.partition(" ")
             record(Change("declared", name, rest or _how(name, state)))
-        if difference not in repository.OWN_FILES:
+        if not difference.startswith("/etc/"):
             logger.info(f"{current_host().print_prefix}{difference}")
 
 

@@ -95,7 +95,7 @@ def plan_build(settings: LlamaCppSettings, cuda: CudaSettings, machine: Machine)
         "platform": machine.platform,
         "architecture": machine.architecture,
         "cpu": machine.cpu if settings.native else None,
-        "cuda": _toolkit(cuda) if uses_cuda(settings, cuda) else None,
+        "cuda": _toolkit(cuda, machine.platform) if uses_cuda(settings, cuda) else None,
     }
     name = f"b{settings.build_number}-{settings.commit[:7]}-{digest(inputs)}"
     return Build(name, inputs, definitions, targets)
@@ -121,12 +121,23 @@ def _source(settings: LlamaCppSettings) -> Mapping[str, str]:
     }
 
 
-def _toolkit(cuda: CudaSettings) -> Any:
+# The distributions that were locked together by default when keys were first made: the pins of all
+# of them are in a key, and must stay there, or every fleet compiles anew.
+_TOGETHER = ("debian12", "debian13", "ubuntu2204", "ubuntu2404")
+
+
+def _toolkit(cuda: CudaSettings, platform: str) -> Any:
     """What of the toolkit shapes a build: its pins, not where they were fetched from."""
     if cuda.provider == "none":
         return None
+    among = _TOGETHER if platform in _TOGETHER else (platform,)
     pins = [wheel.sha256 for wheel in cuda.wheels]
-    pins += [package.sha256 for repo in cuda.repositories for package in repo.packages]
+    pins += [
+        package.sha256
+        for repository in cuda.repositories
+        if repository.distribution in among
+        for package in repository.packages
+    ]
     return {"provider": cuda.provider, "root": cuda.root, "pins": sorted(pins)}
 
 

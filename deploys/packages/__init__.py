@@ -19,7 +19,7 @@ from deploys.common.operations import (
 )
 from deploys.common.progress import Amount
 from deploys.common.shell import digest, operand
-from facts.packages import DebPackages
+from facts.packages import DebPackages, RpmPackages
 from inventories.settings import HostSettings
 
 # ca-certificates and curl fetch; iproute2 tells who listens on a port.
@@ -68,26 +68,67 @@ def installed(names: Iterable[str]) -> Commands:
 
     + names: binary packages
     """
-    names = tuple(names)
-    require_apt()
-    present = read(DebPackages, names=names)
+    rpm = require_supported()
+    names = rpm_names(names) if rpm else tuple(names)
+    present = read(RpmPackages if rpm else DebPackages, names=names)
     missing = sorted(set(names) - set(present))
     if not missing:
         current_host().noop(f"all of {', '.join(names)} are installed")
         return
     for name in missing:
         record(Change("declared", name, "not installed"))
-    yield from run_job(install_job(missing))
+    yield from run_job(dnf_job(missing) if rpm else install_job(missing))
 
 
-def require_apt() -> None:
-    """HostError unless the host's distribution is Debian or a child of it."""
+# As the distributions of the RHEL family call them. A path takes whatever provides it: curl-minimal
+# is there on most of them, and doesn't go with curl.
+RPM_NAMES = {
+    "build-essential": ("gcc", "gcc-c++", "make"),
+    "curl": ("/usr/bin/curl",),
+    "iproute2": ("iproute",),
+    "libgomp1": ("libgomp",),
+    "libssl-dev": ("openssl-devel",),
+    "libvulkan-dev": ("vulkan-headers", "vulkan-loader-devel"),
+    "openssh-client": ("openssh-clients",),
+    "python3-venv": ("python3",),
+    "spirv-headers": ("spirv-headers-devel",),
+}
+
+
+def rpm_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Debian's names of packages as the RHEL family calls them, sorted."""
+    return tuple(sorted({rpm for name in names for rpm in RPM_NAMES.get(name, (name,))}))
+
+
+def require_supported() -> bool:
+    """Whether the host installs with dnf; False for apt, HostError for anything else."""
     facts = system()
-    if "debian" not in (facts.distribution, *facts.like):
-        raise HostError(
-            f"{facts.distribution or 'this system'} {facts.version_id} isn't supported: "
-            "llamaherd installs packages with apt (Debian, Ubuntu)"
-        )
+    family = (facts.distribution, *facts.like)
+    if "debian" in family:
+        return False
+    if "rhel" in family:
+        return True
+    raise HostError(
+        f"{facts.distribution or 'this system'} {facts.version_id} isn't supported: llamaherd "
+        "installs packages with apt (Debian, Ubuntu) and dnf (RHEL, Rocky, AlmaLinux)"
+    )
+
+
+DNF_PROBE = r"""sed -n 's/^Install *\([0-9]*\) Packages*.*/total \1/p' log 2>/dev/null
+grep -cE '^ +(Installing|Verifying) ' log 2>/dev/null"""
+
+
+def dnf_job(missing: list[str]) -> Job:
+    """The job that installs on the RHEL family; dnf itself waits for another one."""
+    return Job(
+        name=f"packages-{digest(missing)}",
+        title=f"installing {len(missing)} packages",
+        script=f"dnf -y install -- {' '.join(map(operand, missing))}\n",
+        probe=DNF_PROBE,
+        progress=apt_progress,
+        remedy="check the host's repositories: ninja-build and spirv-headers-devel are in CRB, "
+        "ccache and ripgrep in EPEL",
+    )
 
 
 # What apt says it will do, and how much of it is done: a package is unpacked, then set up.

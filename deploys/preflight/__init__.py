@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
 from pyinfra.api import deploy
 
 from deploys.common.changes import Change, refusal
@@ -18,7 +21,13 @@ from deploys.common.progress import human_bytes
 from deploys.llama_cpp import NO_GPU, gpu_change
 from deploys.llama_cpp.build import uses_cuda
 from deploys.llama_server import stranger_on_port, taken_port
-from deploys.preflight.compatibility import GCC, Combination, conflicts
+from deploys.preflight.compatibility import (
+    GCC,
+    Combination,
+    branch_conflicts,
+    conflicts,
+    driver_conflicts,
+)
 from deploys.preflight.memory import declared_findings, memory_findings
 from facts.system import SystemState
 from inventories.settings import CudaSettings, HostSettings
@@ -115,6 +124,8 @@ def _gpus(settings: HostSettings, facts: SystemState) -> list[Change]:
     toolkits = [toolkit for toolkit in settings.toolkits if _needed(settings, toolkit)]
     if not toolkits:
         return []
+    if settings.driver is not None:
+        return [refusal(text, "NVIDIA driver") for text in _managed(settings, toolkits, facts)]
     if facts.gpu_error:
         return [gpu_change(facts.gpu_error)]
     on_cuda = [server for server in settings.servers if "cuda" in settings.backends_of(server)]
@@ -124,6 +135,20 @@ def _gpus(settings: HostSettings, facts: SystemState) -> list[Change]:
         text for toolkit in toolkits for text in conflicts(_combination(settings, toolkit, facts))
     ]
     return [refusal(text, "CUDA toolkit") for text in dict.fromkeys(found)]
+
+
+def _managed(
+    settings: HostSettings, toolkits: Sequence[CudaSettings], facts: SystemState
+) -> Iterator[str]:
+    """What stands against a driver that llamaherd brings; the one that runs now isn't judged."""
+    driver = settings.driver
+    if driver is None:
+        return
+    yield from driver_conflicts(driver.branch, driver.modules, facts.gpus)
+    for toolkit in toolkits:
+        yield from branch_conflicts(toolkit.version or "", driver.branch)
+        combination = replace(_combination(settings, toolkit, facts), driver=False)
+        yield from conflicts(combination)
 
 
 def _needed(settings: HostSettings, toolkit: CudaSettings) -> bool:

@@ -165,6 +165,18 @@ def driver_conflicts(branch: int, modules: str, gpus: Sequence[Gpu]) -> list[str
     return list(dict.fromkeys(found))
 
 
+def branch_conflicts(toolkit: str, branch: int) -> list[str]:
+    """Why programs of a toolkit can't run with a driver branch; empty when nothing is known."""
+    version = _version(toolkit)
+    row = None if version is None else row_of(version)
+    if row is None or branch >= row.driver.major:
+        return []
+    return [
+        f"CUDA {toolkit} needs driver {row.driver} or newer, driver.branch is {branch}: "
+        f"set driver.branch to {row.driver.major} or more"
+    ]
+
+
 def _libc(toolkit: Version, row: Toolkit, glibc: str) -> list[str]:
     version = _version(glibc)
     if version is None or row.glibc is None or version < row.glibc:

@@ -30,6 +30,8 @@ def resolve(request: Request, world: World) -> Pin:
         return archive.pin_source(body, world) if "archive" in body else git.pin_source(body, world)
     if request.kind == "opencode":
         return opencode.pin_release(body, world)
+    if request.kind == "driver":
+        return cuda_repository.pin_driver(body, world)
     return _cuda(body, world)
 
 

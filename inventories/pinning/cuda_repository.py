@@ -1,7 +1,8 @@
-"""Pins a CUDA toolkit to exact packages of the vendor's apt repository, or of a mirror of it.
+"""Pins a CUDA toolkit, or a driver, to exact packages of the vendor's repository or a mirror of it.
 
-Reads each distribution's ``Packages`` index and takes what a build of llama.cpp needs, plus what
-those depend on inside the same repository, each at one exact version: so nothing floats.
+Reads each distribution's index (``Packages`` for apt, ``repodata`` for dnf) and takes what a build
+of llama.cpp needs, plus what those depend on inside the same repository, each at one exact version:
+so nothing floats. A driver is the newest packages of its branch, and what they depend on.
 
 ``13.0`` takes the newest packages of that series. ``13.0.2`` takes the versions that the vendor's
 ``cuda-toolkit-13-0`` of release 13.0.2 names as its own (its dependencies' lower bounds).
@@ -12,20 +13,35 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cmp_to_key
 from typing import Any
 
-from inventories.lock import CudaPin
+from requests import Response
+
+from inventories.lock import DEFAULT_DISTRIBUTIONS, CudaPin, DriverPin
 from inventories.pinning.names import check_file_name
+from inventories.pinning.rpm_metadata import RpmRelation, compare_rpm, fetch_primary
 from inventories.pinning.web import PinError, World, ask, hash_url, require_ok, shown
 from inventories.settings import AptPackage, Artifact, CudaRepository
 
 ARCHITECTURE = "x86_64"
-NEEDED = ("cuda-nvcc", "cuda-cudart-dev", "libcublas-dev", "cuda-cccl", "cuda-driver-dev")
-"""Packages of a build, without the version at the end of their names."""
+NEEDED = (
+    ("cuda-nvcc",),
+    ("cuda-cudart-dev",),
+    ("libcublas-dev",),
+    ("cuda-cccl", "cccl"),
+    ("cuda-driver-dev",),
+)
+"""Packages of a build, without the version at the end of their names; any name of a row will do.
 
+The RPM repositories say ``-devel`` instead of ``-dev``; 13.3 calls its ``cuda-cccl`` ``cccl``.
+"""
+FULL = (("cuda-toolkit",),)
+
+KEYS = {"debian13": "8793F200.pub", "rhel9": "D42D0685.pub", "rhel10": "CDF6BA43.pub"}
+"""Signing keys by distribution, as the vendor's own repository files name them."""
 DEFAULT_KEY = "3bf863cc.pub"
 MAX_INDEX = 512 << 20
 """Bytes; a bigger index is not one."""
@@ -47,6 +63,31 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Index:
+    """A repository's packages by name, and how its versions are ordered.
+
+    + provides: names of packages by what else they answer to
+    + rpm: whether its packages are named as RPM repositories name them
+    """
+
+    packages: Mapping[str, Sequence[Entry]]
+    compare: Callable[[str, str], int]
+    provides: Mapping[str, str]
+    rpm: bool = False
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.packages or name in self.provides
+
+    def entries(self, name: str) -> Sequence[Entry]:
+        """All versions of a package, by its name or by what it provides."""
+        return self.packages[name if name in self.packages else self.provides[name]]
+
+    def newest(self, versions: Iterable[str]) -> str:
+        """The newest of some versions."""
+        return max(versions, key=cmp_to_key(self.compare))
+
+
+@dataclass(frozen=True)
 class Relation:
     """A dependency: a name, and maybe a bound such as ``>=`` ``13.0.88``."""
 
@@ -60,15 +101,59 @@ def pin_toolkit(body: Mapping[str, Any], world: World) -> CudaPin:
     version = str(body["version"])
     if not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)?", version):
         raise PinError(f"cuda.version {version!r} must be a version such as 13.0 or 13.0.2")
-    found, failures = [], []
+    full = body.get("profile") == "full"
+
+    def choose(index: Index, place: str) -> tuple[AptPackage, ...]:
+        return choose_packages(index, version, place, full=full)
+
+    found = _pin_distributions(body, choose, world)
+    return CudaPin(request=body, version=_resolved(found, version), repositories=tuple(found))
+
+
+def pin_driver(body: Mapping[str, Any], world: World) -> DriverPin:
+    """The newest packages of a driver branch for every distribution that the repository has."""
+    branch, modules = int(body["branch"]), str(body["modules"])
+    found = _pin_distributions(
+        body, lambda index, place: choose_driver(index, branch, modules, place), world
+    )
+    versions = sorted({p.version for r in found for p in r.packages if _is_driver(p.name)})
+    return DriverPin(request=body, version=_bare(versions[-1]), repositories=tuple(found))
+
+
+def _is_driver(name: str) -> bool:
+    return name.startswith(("nvidia-open", "cuda-drivers"))
+
+
+def _bare(version: str) -> str:
+    """A version without epoch and revision, as ``nvidia-smi`` says it."""
+    return version.rpartition(":")[2].partition("-")[0]
+
+
+Choose = Callable[[Index, str], tuple[AptPackage, ...]]
+
+
+def _pin_distributions(
+    body: Mapping[str, Any], choose: Choose, world: World
+) -> list[CudaRepository]:
+    """Every distribution's packages.
+
+    Of the distributions that are asked for where a fleet names none, those that lack what is asked
+    for are left out, as those are that the repository lacks: no release is there for all of them.
+    """
+    found, failures, missing = [], [], []
     for distribution in body["distributions"]:
         try:
-            repository = _pin_distribution(body, distribution, version, world)
+            repository = _pin_distribution(body, distribution, choose, world)
+        except AbsentError as error:
+            missing.append(str(error))
+            continue
         except PinError as error:
             failures.append(str(error))
             continue
         if repository is not None:
             found.append(repository)
+    if list(body["distributions"]) != list(DEFAULT_DISTRIBUTIONS) or not found:
+        failures += missing
     if failures:
         raise PinError("; ".join(failures))
     if not found:
@@ -76,7 +161,11 @@ def pin_toolkit(body: Mapping[str, Any], world: World) -> CudaPin:
             f"{shown(body['url'])}: has none of {', '.join(body['distributions'])} (HTTP 404); "
             "check cuda.repository.url and .distributions"
         )
-    return CudaPin(request=body, version=_resolved(found, version), repositories=tuple(found))
+    return found
+
+
+class AbsentError(PinError):
+    """A repository is whole and hasn't what is asked for; the message says what it has."""
 
 
 def _resolved(repositories: list[CudaRepository], version: str) -> str:
@@ -85,20 +174,58 @@ def _resolved(repositories: list[CudaRepository], version: str) -> str:
         return version
     name = f"cuda-nvcc-{_dashed(version)}"
     compilers = [p.version for r in repositories for p in r.packages if p.name == name]
+    # RPM's versions are Debian's here: digits, and a revision after a hyphen.
     return newest(compilers)
 
 
 def _pin_distribution(
-    body: Mapping[str, Any], distribution: str, version: str, world: World
+    body: Mapping[str, Any], distribution: str, choose: Choose, world: World
 ) -> CudaRepository | None:
     """One distribution's packages; None when the repository doesn't have the distribution."""
     base = f"{body['url'].rstrip('/')}/{distribution}/{ARCHITECTURE}/"
     world.tick(f"asking {shown(base)}")
-    index = _fetch_index(base)
+    index = rpm_index(base) if distribution.startswith("rhel") else apt_index(base)
     if index is None:
         return None
-    packages = choose_packages(parse_index(index), version, shown(base))
-    return CudaRepository(distribution, base, _pin_key(base, body.get("key")), packages)
+    packages = choose(index, shown(base))
+    key = _pin_key(base, distribution, body.get("key"))
+    return CudaRepository(distribution, base, key, packages)
+
+
+def apt_index(base: str) -> Index | None:
+    """The index of a flat apt repository; None when there is none at ``base``."""
+    text = _fetch_index(base)
+    return None if text is None else index_of(parse_index(text))
+
+
+def index_of(entries: Iterable[Entry], *, rpm: bool = False) -> Index:
+    """Entries by name, in the order of Debian's versions or of RPM's."""
+    packages: dict[str, list[Entry]] = {}
+    for entry in entries:
+        packages.setdefault(entry.name, []).append(entry)
+    return Index(packages, compare_rpm if rpm else compare_versions, {}, rpm)
+
+
+def rpm_index(base: str) -> Index | None:
+    """The index of an RPM repository; None when there is none at ``base``."""
+    found = fetch_primary(base, ARCHITECTURE)
+    if found is None:
+        return None
+    entries = (
+        Entry(
+            entry.name,
+            entry.version,
+            entry.sha256,
+            tuple((_relation(need),) for need in entry.requires),
+        )
+        for entry in found
+    )
+    provides = {name: entry.name for entry in found for name in entry.provides}
+    return replace(index_of(entries, rpm=True), provides=provides)
+
+
+def _relation(need: RpmRelation) -> Relation:
+    return Relation(need.name, need.op, need.version)
 
 
 def _fetch_index(base: str) -> str | None:
@@ -125,12 +252,21 @@ def _text(raw: bytes, url: str) -> str:
         ) from None
 
 
-def _pin_key(base: str, name: str | None) -> Artifact:
-    key = check_file_name(name or DEFAULT_KEY)
-    url = base + key
-    response = ask(url)
-    if response.status_code == 404:
-        raise PinError(f"{shown(url)}: no signing key there; name it as cuda.repository.key")
+def _pin_key(base: str, distribution: str, name: str | None) -> Artifact:
+    """The signing key: the named one, else the distribution's, else any of the vendor's."""
+    likely = [KEYS.get(distribution, DEFAULT_KEY), DEFAULT_KEY, *KEYS.values()]
+    names = [check_file_name(name)] if name else list(dict.fromkeys(likely))
+    for key in names:
+        url = base + key
+        response = ask(url)
+        if response.status_code not in (403, 404):
+            return _key(response, key, url)
+    raise PinError(
+        f"{shown(base + names[0])}: no signing key there; name it as cuda.repository.key"
+    )
+
+
+def _key(response: Response, key: str, url: str) -> Artifact:
     require_ok(response, url)
     if b"-----BEGIN PGP PUBLIC KEY BLOCK-----" not in response.content:
         raise PinError(f"{shown(url)}: is no ASCII-armoured signing key")
@@ -142,61 +278,117 @@ def _dashed(version: str) -> str:
     return "-".join(version.split(".")[:2])
 
 
-def choose_packages(entries: Iterable[Entry], version: str, place: str) -> tuple[AptPackage, ...]:
+def choose_packages(
+    index: Index, version: str, place: str, *, full: bool = False
+) -> tuple[AptPackage, ...]:
     """What a build needs, closed over dependencies inside the index, sorted by name.
 
-    Raises :class:`PinError` that lists the series or releases there are.
+    + full: the whole toolkit (the vendor's metapackage) instead
+
+    Raises :class:`AbsentError` that lists the series or releases there are.
     """
-    index: dict[str, list[Entry]] = {}
-    for entry in entries:
-        index.setdefault(entry.name, []).append(entry)
-    wanted = [f"{name}-{_dashed(version)}" for name in NEEDED]
-    missing = [name for name in wanted if name not in index]
+    wanted: list[str] = []
+    missing: list[str] = []
+    for row in FULL if full else NEEDED:
+        names = [f"{_spelled(name, index.rpm)}-{_dashed(version)}" for name in row]
+        there = next((name for name in names if name in index), None)
+        (wanted if there else missing).append(there or names[0])
     if missing:
-        raise PinError(f"{place}: has no {', '.join(missing)}{_series(index)}")
+        raise AbsentError(f"{place}: has no {', '.join(missing)}{_series(index.packages)}")
     exact = _release(index, version, place) if version.count(".") == 2 else {}
+    return _closed(index, wanted, lambda name: exact.get(name), place)
+
+
+def _spelled(name: str, rpm: bool) -> str:
+    return f"{name}el" if rpm and name.endswith("-dev") else name
+
+
+def choose_driver(index: Index, branch: int, modules: str, place: str) -> tuple[AptPackage, ...]:
+    """A driver's packages, the newest of its branch, closed over dependencies inside the index.
+
+    Branches lie side by side in one repository: whatever there is in this branch is taken from it.
+    """
+    root = "nvidia-open" if modules == "open" else "cuda-drivers"
+    names = [name for name in (f"{root}-{branch}", root) if name in index]
+    start = next((name for name in names if _of_branch(index.entries(name), branch)), None)
+    if start is None:
+        there = sorted({_branch(e) for name in names for e in index.entries(name)})
+        known = ", ".join(map(str, there)) or "none"
+        raise AbsentError(
+            f"{place}: has no {root} of branch {branch} (there are: {known}); change driver.branch"
+        )
+
+    def wanted(name: str) -> str | None:
+        inside = _of_branch(index.entries(name), branch)
+        return index.newest(entry.version for entry in inside) if inside else None
+
+    return _closed(index, [start], wanted, place)
+
+
+def _branch(entry: Entry) -> int:
+    major = _bare(entry.version).partition(".")[0]
+    return int(major) if major.isdigit() else 0
+
+
+def _of_branch(entries: Iterable[Entry], branch: int) -> list[Entry]:
+    return [entry for entry in entries if _branch(entry) == branch]
+
+
+def _closed(
+    index: Index, wanted: Sequence[str], exact: Callable[[str], str | None], place: str
+) -> tuple[AptPackage, ...]:
+    """These packages and, inside the index, all that they depend on.
+
+    + exact: the version that a package should have, if any does
+    """
     chosen: dict[str, Entry] = {}
     todo = [Relation(name) for name in reversed(wanted)]
     while todo:
         relation = todo.pop()
-        if relation.name in chosen:
-            _require(chosen[relation.name], relation, place)
+        entries = index.entries(relation.name)
+        name = entries[0].name
+        if name != relation.name:
+            relation = Relation(name)  # by what it provides: a version there isn't the package's
+        if name in chosen:
+            _require(index, chosen[name], relation, place)
             continue
-        entry = _pick(index[relation.name], relation, exact.get(relation.name), place)
-        chosen[entry.name] = entry
+        entry = _pick(index, entries, relation, exact(name), place)
+        chosen[name] = entry
         todo += _inside(entry, index)
     return tuple(AptPackage(e.name, e.version, e.sha256) for _, e in sorted(chosen.items()))
 
 
-def _inside(entry: Entry, index: Mapping[str, Any]) -> list[Relation]:
+def _inside(entry: Entry, index: Index) -> list[Relation]:
     """An entry's dependencies that this index can meet; the distribution meets the others."""
     first = (next((r for r in any_of if r.name in index), None) for any_of in entry.depends)
     return [relation for relation in first if relation is not None]
 
 
-def _pick(entries: list[Entry], relation: Relation, exact: str | None, place: str) -> Entry:
-    fitting = [entry for entry in entries if _meets(entry.version, relation)]
+def _pick(
+    index: Index, entries: Sequence[Entry], relation: Relation, exact: str | None, place: str
+) -> Entry:
+    fitting = [entry for entry in entries if _meets(index, entry.version, relation)]
     if exact is not None:
         same = [entry for entry in fitting if _upstream(entry.version) == _upstream(exact)]
         fitting = same or fitting
     if not fitting:
         raise PinError(f"{place}: has no {relation.name} {relation.op} {relation.version}")
-    best = newest(entry.version for entry in fitting)
+    best = index.newest(entry.version for entry in fitting)
     return next(entry for entry in fitting if entry.version == best)
 
 
-def _require(entry: Entry, relation: Relation, place: str) -> None:
-    if not _meets(entry.version, relation):
+def _require(index: Index, entry: Entry, relation: Relation, place: str) -> None:
+    if not _meets(index, entry.version, relation):
         raise PinError(
             f"{place}: packages disagree: {relation.name} {entry.version} is needed by one and "
             f"{relation.op} {relation.version} by another; name another cuda.version"
         )
 
 
-def _meets(version: str, relation: Relation) -> bool:
+def _meets(index: Index, version: str, relation: Relation) -> bool:
     if relation.op is None or relation.version is None:
         return True
-    order = compare_versions(version, relation.version)
+    order = index.compare(version, relation.version)
     return {
         "=": order == 0,
         ">=": order >= 0,
@@ -210,13 +402,13 @@ def _upstream(version: str) -> str:
     return version.rpartition("-")[0] or version
 
 
-def _release(index: Mapping[str, list[Entry]], version: str, place: str) -> dict[str, str]:
+def _release(index: Index, version: str, place: str) -> dict[str, str]:
     """Version by package name, as the vendor's toolkit metapackage of a release names them."""
     meta = f"cuda-toolkit-{_dashed(version)}"
-    releases = {_upstream(entry.version): entry for entry in index.get(meta, [])}
+    releases = {_upstream(entry.version): entry for entry in index.packages.get(meta, [])}
     if version not in releases:
         known = ", ".join(sorted(releases, key=cmp_to_key(compare_versions))) or "none"
-        raise PinError(f"{place}: has no {meta} of release {version} (there are: {known})")
+        raise AbsentError(f"{place}: has no {meta} of release {version} (there are: {known})")
     bounds: dict[str, str] = {}
     todo = [releases[version]]
     while todo:
@@ -226,7 +418,7 @@ def _release(index: Mapping[str, list[Entry]], version: str, place: str) -> dict
             bounds[relation.name] = relation.version
             todo += [
                 entry
-                for entry in index[relation.name]
+                for entry in index.entries(relation.name)
                 if _upstream(entry.version) == _upstream(relation.version)
             ][:1]
     return bounds
@@ -234,7 +426,7 @@ def _release(index: Mapping[str, list[Entry]], version: str, place: str) -> dict
 
 def _series(index: Iterable[str]) -> str:
     """The toolkit series in an index, for a message."""
-    pattern = re.compile(rf"{NEEDED[0]}-([0-9]+)-([0-9]+)")
+    pattern = re.compile(r"cuda-nvcc-([0-9]+)-([0-9]+)")
     found = sorted((int(m[1]), int(m[2])) for name in index if (m := pattern.fullmatch(name)))
     if not found:
         return "; is cuda.repository.url right?"

@@ -154,7 +154,7 @@ def test_the_repository_script_is_one_that_a_posix_shell_takes(
 ) -> None:
     key = KEY if path is None else Artifact(KEY.name, KEY.size, KEY.sha256, path=path)
     chosen = dataclasses.replace(REPOSITORY, key=key)
-    text = repository.script(NVIDIA_REPO, chosen, CudaState(sources=sources))
+    text = repository.script((str(NVIDIA_REPO.root),), chosen, CudaState(sources=sources))
     subprocess.run(["/bin/sh", "-n"], input=text, text=True, check=True)
     assert not re.search(r"@[A-Z]+@", text)
 
@@ -176,4 +176,4 @@ def test_a_value_that_would_be_an_option_is_refused() -> None:
     package = dataclasses.replace(REPOSITORY.packages[0], name="-oAPT::Update::Pre-Invoke=x")
     chosen = dataclasses.replace(REPOSITORY, packages=(package,))
     with pytest.raises(ValueError, match="option"):
-        repository.script(NVIDIA_REPO, chosen, CudaState())
+        repository.script((str(NVIDIA_REPO.root),), chosen, CudaState())
