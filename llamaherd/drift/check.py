@@ -57,7 +57,7 @@ from llamaherd.verification import endpoint, judge_server
 CRASH_SECONDS = 900
 
 # Names of deploys whose component isn't spelled like them.
-_COMPONENTS = {"CUDA toolkit": "cuda"}
+_COMPONENTS = {"CUDA toolkit": "cuda", "NVIDIA driver": "driver"}
 
 
 def component_of(deploy: str) -> str:

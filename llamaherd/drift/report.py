@@ -18,6 +18,7 @@ VERSION = 1
 COMPONENTS = (
     "preflight",
     "packages",
+    "driver",
     "cuda",
     "llama_cpp",
     "models",
