@@ -1,8 +1,8 @@
 """The command line: ``llamaherd COMMAND``.
 
-Exit status: 0 all well; 2 drift, and only drift; 1 everything else, wrong usage included. What
-goes wrong is one line on standard error, or one a problem; a traceback is printed for nobody who
-did not set ``LLAMAHERD_DEBUG``.
+Exit status: 0 all well; 2 drift, and only drift; 130 interrupted from the keyboard, as shells have
+it; 1 everything else, wrong usage included. What goes wrong is one line on standard error, or one
+a problem; a traceback is printed for nobody who did not set ``LLAMAHERD_DEBUG``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from schemas.problems import ProblemsError
 
 COMMANDS = ("validate", "show", "lock", "plan", "verify", "drift", "onboard", "fit", "models")
 """One module of this package each: ``add_parser(subparsers)`` sets ``func``, a ``run(args)``."""
+
+INTERRUPTED = 130
 
 _ELSEWHERE = {name: f"llamaherd.{name}.command" for name in ("drift", "onboard", "plan")}
 
@@ -59,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CommandError, ProblemsError) as error:
         return _fail(error, str(error), as_json=as_json)
     except KeyboardInterrupt:
-        return _fail(None, "interrupted", as_json=as_json)
+        _fail(None, "interrupted", as_json=as_json)
+        if argv is None:
+            _leave(INTERRUPTED)
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) is gone; keep Python from complaining about it when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -69,6 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         message = f"{type(error).__name__}: {error} (LLAMAHERD_DEBUG=1 shows where)"
         return _fail(error, message, as_json=as_json)
+
+
+def _leave(status: int) -> NoReturn:
+    """End at once: connections that still wait for an answer would hold up Python's own end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _fail(error: BaseException | None, message: str, *, as_json: bool) -> int:

@@ -26,6 +26,7 @@ import pyinfra.api.arguments
 import pyinfra.api.inventory
 import pyinfra.connectors.sshuserclient.client
 import pyinfra.connectors.util
+from gevent.hub import Hub
 from gevent.pool import Pool
 from pyinfra.api import Config, Inventory, State, StringCommand
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
@@ -33,6 +34,10 @@ from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.facts import FactBase
 from pyinfra.api.host import Host
 from pyinfra.context import ctx_config, ctx_host, ctx_state
+
+# An interrupt is no error to print: it reaches the main greenlet all the same (gevent/hub.py,
+# handle_error), and the command line says it once.
+Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
 
 # Both answer the same at each call, and are called for each host and operation: the first reads
 # type hints anew, the second the entry points of all packages.

@@ -12,6 +12,7 @@ from llamaherd.runner import CONNECT_SECONDS  # isort: skip
 import base64
 import contextlib
 import hashlib
+import logging
 import shlex
 import socket
 import subprocess
@@ -26,6 +27,10 @@ from llamaherd.onboard.report import BY_WAY_OF, Contact, HostKey, Target
 from llamaherd.onboard.target import KNOWN_HOSTS
 
 _GREETERS = 20
+# A box's bad manners are its report's business, not a traceback on somebody's terminal.
+_LOG = logging.getLogger("llamaherd.onboard.greeting")
+_LOG.addHandler(logging.NullHandler())
+_LOG.propagate = False
 
 
 def greet(target: Target) -> Contact:
@@ -56,6 +61,7 @@ def _hello(target: Target) -> Iterator[paramiko.Transport]:
     connection = _connect(target)
     transport: paramiko.Transport = prompt_transport(connection)
     try:
+        transport.set_log_channel(_LOG.name)
         transport.banner_timeout = CONNECT_SECONDS
         _prefer(transport, list(_recorded(target)))
         transport.start_client(timeout=CONNECT_SECONDS)

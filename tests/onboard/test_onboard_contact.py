@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import signal
+import socket
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,3 +153,48 @@ def test_wrong_usage_is_one_line_and_exits_1(
     captured = capsys.readouterr()
     assert message in captured.err
     assert len(captured.err.splitlines()) == 1
+
+
+def test_an_interrupt_ends_it_cleanly_while_a_box_says_nothing(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("llamaherd")), "onboard"]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        silent.settimeout(60)
+        running = subprocess.Popen(
+            [*command, f"ops@127.0.0.1:{port}"],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell's background jobs ignore SIGINT, and their children with them.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+        )
+        connection, _ = silent.accept()
+        with connection:
+            running.send_signal(signal.SIGINT)
+            out, err = running.communicate(timeout=60)
+    assert (running.returncode, out, err) == (130, "", "interrupted\n")
+
+
+def test_something_that_is_no_sshd_is_told_without_a_traceback(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        running = subprocess.Popen(
+            [
+                str(Path(sys.executable).with_name("llamaherd")),
+                "onboard",
+                f"ops@127.0.0.1:{server.getsockname()[1]}",
+            ],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        server.settimeout(60)
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 50)
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, err) == (1, "")
+    assert "can't be reached" in out
