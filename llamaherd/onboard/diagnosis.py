@@ -268,7 +268,9 @@ def _hub(probe: Probe) -> Iterator[Finding]:
     hub = probe.hub
     if not hub.endpoint:
         return
-    if hub.error:
+    if hub.error and hub.reached:
+        yield info("hub.unmeasured", f"{hub.endpoint} answers, but wasn't measured: {hub.error}")
+    elif hub.error:
         yield warning(
             "hub.unreachable",
             f"{hub.endpoint}: {hub.error}",

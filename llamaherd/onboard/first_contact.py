@@ -300,14 +300,17 @@ def steps_of(target: Target, wishes: Wishes, key: str) -> tuple[Step, ...]:
     blob = match["key"].split(" ")[1] if match else ""
     comment = (match and match["comment"]) or f"{blob[:16]}..."
     place = ssh_command(target)
-    forget = f"sed -i '\\|{blob}|d'"
+    forget = (
+        f"sed -i '\\|{blob}|d' .ssh/authorized_keys; find .ssh/authorized_keys -empty -delete; "
+        "rmdir --ignore-fail-on-non-empty .ssh"
+    )
     steps = []
     if wishes.install_key:
         steps.append(
             Step(
                 f"add this machine's public key ({comment}) to {target.user}'s authorized_keys "
                 f"on {target.label}",
-                f'{place} "{forget} .ssh/authorized_keys"',
+                f'{place} "{forget}"',
             )
         )
     if wishes.create_user:

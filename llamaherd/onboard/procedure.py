@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inventories.fleet import DEFAULT_HUB, Fleet, fleet_of
-from inventories.lock import read_lock
+from inventories.lock import Lock, read_lock
 from llamaherd.arguments import DEFAULT_FLEET, CommandError
 from llamaherd.fit import render as render_answer
 from llamaherd.onboard.adoption import Wanted, adoptable, wanted_files
@@ -51,13 +51,14 @@ def onboard(args: argparse.Namespace) -> list[Report]:
     words = _targets(args)
     _check(args)
     fleet = _fleet(args.fleet)
-    files = wanted_files(fleet, read_lock(fleet.path) if fleet is not None else None)
+    lock = read_lock(fleet.path) if fleet is not None else None
+    files = wanted_files(fleet, lock)
     config, key = _file(args.ssh_config), _file(args.key)
     targets = [resolve_target(word, config_file=config, key=key) for word in words]
     password = password_of(args.password, Path.cwd()) if args.password else None
     say = _say_aside if args.json else print
     approached = _approach(args, targets, password, say)
-    look = Look(password, None if args.no_bandwidth else _question(fleet))
+    look = Look(password, None if args.no_bandwidth else _question(fleet, lock))
     looks = look_at(
         [box.looked_at for box in approached], [box.contact for box in approached], look
     )
@@ -240,8 +241,13 @@ def _file(path: Path | None) -> Path | None:
     return path.expanduser() if path else None
 
 
-def _question(fleet: Fleet | None) -> BandwidthQuestion:
-    """A large file of the hub that the box would fetch from."""
+def _question(fleet: Fleet | None, lock: Lock | None) -> BandwidthQuestion:
+    """A large file that the box would fetch: the fleet's own largest, else the recipe's."""
     own = fleet.hub.get("endpoint") if fleet else None
     endpoint = str(own or os.environ.get("HF_ENDPOINT") or DEFAULT_HUB).rstrip("/")
-    return BandwidthQuestion(endpoint, f"{endpoint}/{MEASURED}")
+    pins = lock.models.values() if lock is not None else ()
+    # A mirror has the files of its fleet, and perhaps no others.
+    files = [file for pin in pins if pin.revision for file in pin.files if file.url]
+    largest = max(files, key=lambda file: file.size, default=None)
+    url = largest.url if largest is not None and largest.url else f"{endpoint}/{MEASURED}"
+    return BandwidthQuestion(endpoint, url)

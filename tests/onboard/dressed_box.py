@@ -84,8 +84,10 @@ class Box:
     ) -> subprocess.CompletedProcess[str]:
         """``llamaherd onboard`` with these words, without a terminal."""
         command = [str(BIN / "llamaherd"), "onboard", *words, "--ssh-config", str(self.config)]
+        if "HF_ENDPOINT" not in environment:
+            command.append("--no-bandwidth")
         return subprocess.run(
-            [*command, "--no-bandwidth"],
+            command,
             input=stdin,
             capture_output=True,
             text=True,

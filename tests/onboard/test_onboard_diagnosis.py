@@ -322,6 +322,8 @@ def test_a_box_that_is_onboarded_already_holds_its_own_port() -> None:
 def test_a_hub_that_is_not_reached_is_a_warning_and_a_slow_one_a_note() -> None:
     silent = replace(box(**WORKING), hub=HubAnswer("https://hub.example.org", error="timed out"))
     assert found(silent, "hub.unreachable").severity == "warning"
+    other = HubAnswer("https://hub.example.org", True, "it answered 404")
+    assert found(replace(silent, hub=other), "hub.unmeasured").severity == "info"
     slow = HubAnswer("https://hub.example.org", True, bytes_per_second=1_000_000)
     assert "4.9 h" in found(replace(silent, hub=slow), "hub.slow").message
 

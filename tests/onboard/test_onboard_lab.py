@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pty
@@ -16,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dressed_box import DRESS, Box, ids
+import recorded_kernel
+from dressed_box import BIN, DRESS, Box, ids
 from onboard_support import (
     BARE_CARD,
     CARD_4090,
@@ -89,19 +91,48 @@ CONDITIONS = {
     "a working card": (WORKING, []),
     "no driver": ({"lspci": BARE_CARD["lspci"]}, ["driver.missing"]),
     "nouveau bound": (
-        {"lspci": LSPCI_4090.replace("in use: nvidia", "in use: nouveau")},
+        {"lspci": recorded_kernel.NOUVEAU_LSPCI.format(address="0000:01:00.0")},
         ["gpu.nouveau"],
     ),
     "driver too old for the card": (
         WORKING | BOTH | {"module": CLOSED_MODULE, "modinfo": "550.163.01"},
         ["driver.too-old"],
     ),
-    "MIG on": (WORKING | {"cards": CARD_4090.replace("[N/A]", "Enabled")}, ["gpu.mig"]),
+    "MIG on": (
+        WORKING | {"cards": f"{CARD_4090.split(',')[0]}, {recorded_kernel.MIG_ROW}, 2"},
+        ["gpu.mig"],
+    ),
     "card fallen off the bus": (
+        WORKING | BOTH | {"dmesg": recorded_kernel.XID_79.kernel.replace("0000:44", "0000:02")},
+        ["gpu.fallen-off"],
+    ),
+    "card that fell off before it was probed": (
+        WORKING | BOTH | {"dmesg": recorded_kernel.FALLEN_AT_BOOT.kernel.replace(":b3:", ":02:")},
+        ["gpu.fallen-off"],
+    ),
+    "card that nvidia-smi ends on": (
+        WORKING | BOTH | {"gpus": recorded_kernel.LOST_TOLD.error.splitlines()[0], "smi-fails": ""},
+        ["gpu.fallen-off"],
+    ),
+    "open modules needed": (
         WORKING
         | BOTH
-        | {"dmesg": "[812.4] NVRM: Xid (PCI:0000:02:00): 79, GPU has fallen off the bus."},
-        ["gpu.fallen-off"],
+        | {
+            "module": CLOSED_MODULE.replace("550.163.01", "580.105.08"),
+            "modinfo": "580.105.08",
+            "dmesg": recorded_kernel.OPEN_NEEDED_TIMED.kernel,
+        },
+        ["driver.open-needed"],
+    ),
+    "secure boot refuses the module": (
+        {
+            "lspci": BARE_CARD["lspci"],
+            "modinfo": "580.65.06",
+            "gpus": recorded_kernel.UNSIGNED.error.splitlines()[0],
+            "smi-fails": "",
+            "dmesg": recorded_kernel.UNSIGNED.kernel,
+        },
+        ["driver.secure-boot"],
     ),
     "two unlike cards": (
         WORKING | BOTH | {"gpus": f"{ROW_4090}\n{ROW_5090}", "cards": f"{CARD_4090}\n{CARD_5090}"},
@@ -110,7 +141,7 @@ CONDITIONS = {
     "driver upgraded under the module": (
         WORKING
         | {
-            "gpus": "Failed to initialize NVML: Driver/library version mismatch",
+            "gpus": "\n".join(recorded_kernel.MISMATCH.error.splitlines()[:2]),
             "smi-fails": "",
         },
         ["driver.mismatch"],
@@ -159,6 +190,7 @@ def test_a_full_disk(box: Box) -> None:
 
 
 def test_a_wrong_clock(box: Box) -> None:
+    """A stand-in for ``date`` is two hours behind: a lab host has this machine's own clock."""
     fake = "#!/bin/sh\nexec /usr/bin/date -d '-2 hours' \"$@\"\n"
     box.lab.run(f"cat > /usr/local/bin/date <<'END'\n{fake}END\nchmod 755 /usr/local/bin/date")
     status, report = box.look("root@box")
@@ -184,6 +216,88 @@ def test_models_that_ollama_has(box: Box) -> None:
     ]
     assert status == 0
     assert "models.found" in ids(report, "info")
+
+
+def test_software_that_runs_is_told(box: Box) -> None:
+    box.lab.run(
+        "printf '#!/bin/sh\\necho ollama version is 0.9.2\\n' > /usr/local/bin/ollama; "
+        "chmod 755 /usr/local/bin/ollama; "
+        "systemd-run -q --unit chat bash -c 'exec -a /srv/llama.cpp/bin/llama-server sleep 600'"
+    )
+    try:
+        status, report = box.look("ops@box")
+    finally:
+        box.lab.run("systemctl stop chat; rm /usr/local/bin/ollama")
+    programs = {p["kind"]: p for p in report["probe"]["programs"]}
+    assert (status, programs["ollama"]["version"]) == (0, "0.9.2")
+    assert not programs["ollama"]["active"]
+    assert (programs["llama.cpp"]["unit"], programs["llama.cpp"]["active"]) == (
+        "chat.service",
+        True,
+    )
+    assert ids(report, "warning").count("software.running") == 1
+
+
+def test_a_file_that_the_fleet_needs_is_told_from_others(box: Box) -> None:
+    """The hub's cache of a user, with the very model that the fleet has locked, and another."""
+    from lab import serve_hub
+
+    endpoint = serve_hub(box.lab)
+    fleet, source = box.folder / "adopting.yaml", box.folder / "source.tar.gz"
+    source.write_bytes(b"source")
+    digest = hashlib.sha256(b"source").hexdigest()
+    fleet.write_text(
+        "version: 1\n"
+        "models: {smollm2: {hub: {repo: demo/SmolLM2-135M-Instruct-GGUF, quant: Q4_1}}}\n"
+        "hosts:\n  gpu-01:\n    ssh: {hostname: 10.99.0.1}\n    cuda: {provider: none}\n"
+        f"    llama_cpp: {{archive: {{path: source.tar.gz, sha256: {digest}}}, commit: 0c1e570, "
+        "build_number: 1}\n    servers: {coder: {model: smollm2, port: 8123}}\n"
+    )
+    locked = subprocess.run(
+        [str(BIN / "llamaherd"), "lock", str(fleet)],
+        env=os.environ | {"HF_ENDPOINT": endpoint},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert locked.returncode == 0, locked.stderr
+    (sha256,) = set(re.findall(r"sha256: '?([0-9a-f]{64})", locked_files(fleet)))
+    cache = "/home/ops/.cache/huggingface/hub/models--demo--SmolLM2-GGUF"
+    name = f"{cache}/snapshots/{'ab' * 20}/SmolLM2-Q4_1.gguf"
+    box.lab.run(
+        f"mkdir -p {cache}/blobs $(dirname {name}) /srv/models; echo > /srv/models/other.gguf; "
+        f"truncate -s 98362432 {cache}/blobs/{sha256}; ln -s ../../blobs/{sha256} {name}"
+    )
+    try:
+        status, report = box.look("ops@box", "--fleet", str(fleet), HF_ENDPOINT=endpoint)
+    finally:
+        box.lab.run("rm -rf /home/ops/.cache /srv/models")
+    assert status == 0, report["findings"]
+    assert report["adoptable"] == [{"model": "smollm2", "path": name, "certain": True}]
+    assert len(report["probe"]["models"]) == 2
+    # The way to the hub is measured with a file that the fleet needs.
+    assert report["probe"]["hub"]["reached"]
+    assert report["probe"]["hub"]["bytes_per_second"] > 0
+
+
+def locked_files(fleet: Path) -> str:
+    """The models' part of a lock file."""
+    text = fleet.with_name(f"{fleet.stem}.lock.yaml").read_text()
+    return text[text.index("models:") :].partition("llama_cpp:")[0]
+
+
+def test_a_reboot_that_is_due_and_the_disks_below_our_folders(box: Box) -> None:
+    box.lab.run("touch /run/reboot-required; echo linux-image-amd64 > /run/reboot-required.pkgs")
+    try:
+        status, report = box.look("root@box")
+    finally:
+        box.lab.run("rm /run/reboot-required*")
+    assert status == 0
+    (finding,) = [f for f in report["findings"] if f["id"] == "system.reboot"]
+    assert "linux-image-amd64" in finding["message"]
+    assert {space["path"] for space in report["probe"]["space"]} == {"/opt", "/var/lib"}
+    assert all(disk["size"] > 0 for disk in report["probe"]["disks"])
+    assert report["probe"]["clock"]["zone"]
 
 
 def test_a_taken_port_and_a_box_that_is_in_the_fleet(box: Box) -> None:
@@ -348,6 +462,40 @@ def test_first_contact_by_password_leaves_key_and_user_once(stranger: Box, passw
     stranger.lab.run(undo)
     assert stranger.lab.run("id herder", check=False).returncode != 0
     assert ids(stranger.look("herder@box")[1]) == ["ssh.key-refused"]
+
+
+def _state(box: Box) -> str:
+    """What a first contact may touch on a box."""
+    return str(
+        box.lab.run(
+            "getent passwd; getent group; ls -la /etc/sudoers.d /home /home/dev; "
+            "cat /etc/sudoers.d/*; find /home/*/.ssh /root/.ssh -type f -o -type d | sort; "
+            "cat /home/*/.ssh/authorized_keys"
+        ).stdout
+    )
+
+
+def test_each_step_is_taken_back_by_the_command_that_was_said(stranger: Box, password: str) -> None:
+    """A login that has no folder for keys, and one that has: the box is as before."""
+    named = ("--fingerprint", _fingerprint(stranger), "--password", "env:PW")
+    for user, words in (
+        ("dev", ("--install-key",)),
+        ("ops", ("--install-key", "--create-user", "herder")),
+    ):
+        stranger.known_hosts.unlink(missing_ok=True)
+        stranger.lab.run(f"echo 'dev:{password}' | chpasswd")
+        before = _state(stranger)
+        _, report = stranger.look(f"{user}@box", *named, *words, PW=password)
+        assert [step["done"] for step in report["steps"]] == [True] * (len(words) // 2 + 2)
+        assert _state(stranger) != before
+        for step in reversed(report["steps"]):
+            on_box, _, command = step["undo"].rpartition("on the box, as root: ")
+            if on_box or command != step["undo"]:
+                stranger.lab.run(command)
+            else:
+                subprocess.run(command, shell=True, check=True, capture_output=True)
+        assert _state(stranger) == before
+        assert stranger.known_hosts.read_text() == ""
 
 
 def test_somebody_elses_account_is_left_alone(stranger: Box) -> None:
