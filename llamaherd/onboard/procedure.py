@@ -50,7 +50,7 @@ def onboard(args: argparse.Namespace) -> list[Report]:
     """
     words = _targets(args)
     _check(args)
-    fleet = _fleet(args.fleet)
+    fleet = _fleet(args.fleet, may_be_new=args.write)
     lock = read_lock(fleet.path) if fleet is not None else None
     files = wanted_files(fleet, lock)
     config, key = _file(args.ssh_config), _file(args.key)
@@ -219,10 +219,10 @@ def _targets(args: argparse.Namespace) -> list[str]:
     return unique
 
 
-def _fleet(path: Path | None) -> Fleet | None:
+def _fleet(path: Path | None, *, may_be_new: bool) -> Fleet | None:
     """The fleet, when there is one: a first box has none yet, or one without hosts."""
     named = path or (Path(os.environ["FLEET"]) if os.environ.get("FLEET") else None)
-    if named is not None and not named.is_file():
+    if named is not None and not named.is_file() and not may_be_new:
         raise CommandError(f"there is no fleet file {named}: name another one with --fleet")
     file = named or Path(DEFAULT_FLEET)
     if not file.is_file():

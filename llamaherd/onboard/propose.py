@@ -390,14 +390,20 @@ def _gpus(report: Report, values: Mapping[str, Any]) -> dict[str, Any]:
     return {"gpus": found} if found and found != values.get("gpus") else {}
 
 
-def _cuda(report: Report, base: Mapping[str, Any]) -> dict[str, Any]:
+def _cuda(report: Report, base: Mapping[str, Any]) -> dict[str, str]:
     """What the group has to say of CUDA; nothing where the defaults are right for the box."""
-    assert report.probe is not None
     written = (base.get("cuda") or {}).get("provider")
+    suits = cuda_for(report)
+    if suits["provider"] == "none":
+        return {} if written == "none" else suits
+    return {} if written not in (None, "none") else suits
+
+
+def cuda_for(report: Report) -> dict[str, str]:
+    """The toolkit that a box's driver runs; none where it has no GPU."""
+    assert report.probe is not None
     if not (report.probe.gpus or report.probe.pci):
-        return {} if written == "none" else {"provider": "none"}
-    if written not in (None, "none"):
-        return {}
+        return {"provider": "none"}
     highest = report.probe.driver.cuda.partition(".")[0]
     newest = not highest.isdecimal() or int(highest) >= 13
     return {"provider": "nvidia-repo", "version": "13.0" if newest else "12.8"}

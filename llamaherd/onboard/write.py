@@ -22,7 +22,7 @@ from inventories.fleet import Fleet, fleet_of
 from inventories.lock import lock_path
 from llamaherd.arguments import CommandError
 from llamaherd.lock import lock_fleet
-from llamaherd.onboard.propose import Proposal, host_name, propose_entry
+from llamaherd.onboard.propose import Proposal, cuda_for, host_name, propose_entry
 from llamaherd.onboard.report import Report
 from llamaherd.tables import WIDTH
 from schemas.document import Document, parse_document
@@ -30,12 +30,34 @@ from schemas.problems import ProblemsError
 
 Say = Callable[[str], None]
 
+_NEW_FLEET = """\
+# A fleet of GPU hosts. Every key: docs/reference.md; a longer one: inventories/example.yaml.
+version: 1
+
+defaults:
+  cuda: {cuda}
+  llama_cpp: {{ref: b8146}}
+
+hosts:
+"""
+
+
+def new_fleet(report: Report) -> bytes:
+    """What the first box of all is written into: its kind of toolkit, and the lowest build of
+    llama.cpp that a server should be."""
+    cuda = cuda_for(report)
+    words = ", ".join(
+        f'{key}: "{v}"' if v[:1].isdigit() else f"{key}: {v}" for key, v in cuda.items()
+    )
+    return _NEW_FLEET.format(cuda=f"{{{words}}}").encode()
+
 
 @dataclass(frozen=True)
 class Plan:
     """An entry that could be written.
 
-    + before, after: the whole fleet file; equal when there is nothing to write
+    + before, after: the whole fleet file; equal when there is nothing to write; ``before`` is empty
+      where there is no file yet
     + fleet: what ``after`` says
     """
 
@@ -94,7 +116,7 @@ class Written:
 
 
 def plan_entry(report: Report, path: Path) -> Plan:
-    """What writing the box into the fleet file would do; nothing is written.
+    """What writing the box into the fleet file, or into a new one, would do; nothing is written.
 
     Raises :class:`CommandError` when the box wasn't reached or the file can't be edited, and
     :class:`ProblemsError` when the file isn't valid, before or with the entry.
@@ -102,13 +124,14 @@ def plan_entry(report: Report, path: Path) -> Plan:
     if not report.reached:
         why = report.contact.error or "it wasn't reached"
         raise CommandError(f"{report.target.label}: no entry without a look at the box: {why}")
-    before = _read(path)
-    fleet, document = _load(report, before, path)
+    before = _before(path)
+    start = before or new_fleet(report)
+    fleet, document = _load(report, start, path)
     proposal = propose_entry(report, fleet, document)
     if proposal.existing:
         return Plan(path, proposal, before, before, fleet)
     try:
-        after = _edited(before.decode("utf-8"), proposal).encode()
+        after = _edited(start.decode("utf-8"), proposal).encode()
     except EditError as error:
         raise CommandError(f"{path}: {error}") from None
     return Plan(path, proposal, before, after, fleet_of(parse_document(after, str(path)), path))
@@ -152,7 +175,7 @@ def carry_out(plan: Plan, say: Say = print) -> Written:
         say(f"{plan.path}: as it was: what the entry needs can't be locked")
         raise ProblemsError(outcome.problems)
     try:
-        if _read(plan.path) != plan.before:
+        if _before(plan.path) != plan.before:
             raise CommandError(f"{plan.path} was changed meanwhile; nothing was written: run again")
         _replace(plan.path, plan.after)
     except BaseException:
@@ -208,6 +231,11 @@ def _load(report: Report, content: bytes, path: Path) -> tuple[Fleet, Document]:
 
 def _lines(content: bytes) -> list[str]:
     return content.decode("utf-8").splitlines()
+
+
+def _before(path: Path) -> bytes:
+    """The fleet file; nothing where there is none yet."""
+    return _read(path) if path.exists() else b""
 
 
 def _read(path: Path) -> bytes:

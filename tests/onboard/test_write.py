@@ -11,6 +11,7 @@ from write_support import GROUPS, HOSTS, fits, gpu, make_fleet, report_of
 from inventories.fleet import load_fleet
 from inventories.lock import check_lock, lock_path, read_lock
 from llamaherd.arguments import CommandError
+from llamaherd.onboard import write
 from llamaherd.onboard.converge import converge_command, converge_host
 from llamaherd.onboard.report import Contact, Report, Target
 from llamaherd.onboard.write import plan_entry, write_entry
@@ -39,6 +40,43 @@ def test_the_entry_goes_in_and_the_lock_is_current(tmp_path: Path) -> None:
         "tiny.gguf",
         "source.tar.gz",
     }
+
+
+def test_the_first_box_of_all_gets_a_fleet_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a source that needs no network to be locked."""
+    text = make_fleet(tmp_path, "hosts:\n", "other.yaml").read_text()
+    template = text.replace("{", "{{").replace("}", "}}").replace("{{provider: none}}", "{cuda}")
+    monkeypatch.setattr(write, "_NEW_FLEET", template)
+    path = tmp_path / "fleet.yaml"
+    said: list[str] = []
+    assert write_entry(report_of(), path, yes=True, say=said.append).written
+    assert "+version: 1" in "\n".join(said).splitlines()
+    assert list(load_fleet(path).hosts) == ["new-01"]
+    assert not write_entry(report_of(), path, yes=True, say=said.append).written
+
+
+def test_a_new_fleet_file_that_cannot_be_locked_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = write._NEW_FLEET.replace("{{ref: b8146}}", "{{ref: b1, repository: /nowhere}}")
+    monkeypatch.setattr(write, "_NEW_FLEET", broken)
+    with pytest.raises(ProblemsError):
+        write_entry(report_of(), tmp_path / "fleet.yaml", yes=True, say=lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_box_of_all_gets_a_group_for_what_it_can_serve(tmp_path: Path) -> None:
+    serves = (fits("glm-4.7-flash", 150000, quant="UD-Q4_K_XL"),)
+    plan = plan_entry(report_of("10.0.0.17", gpu(0), serves=serves), tmp_path / "fleet.yaml")
+    assert plan.before == b""
+    assert not (tmp_path / "fleet.yaml").exists()
+    values = plan.fleet.hosts["new-01"].values
+    assert values["servers"]["coder"]["model"] == "glm-4.7-flash"
+    assert values["llama_cpp"]["ref"] == "b8146"
+    assert values["opencode"]["users"] == ["ops"]
+    assert b'  cuda: {provider: nvidia-repo, version: "13.0"}\n' in plan.after
 
 
 def test_a_second_time_nothing_is_written(tmp_path: Path) -> None:
