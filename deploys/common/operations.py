@@ -22,6 +22,7 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
 
 from deploys.common.changes import Change, listened
+from deploys.common.claims import ClaimError, claim
 from deploys.common.summary import record_failure
 from facts.system import System, SystemState
 from inventories.settings import HostSettings, ProxySettings, from_data
@@ -54,18 +55,43 @@ class UnknownStateError(HostError):
 def host_operation(
     function: Callable[P, Commands],
 ) -> PyinfraOperation[P]:
-    """A pyinfra operation in which a raised :class:`HostError` fails this host and no other."""
+    """A pyinfra operation in which a raised :class:`HostError` fails this host and no other.
+
+    Before its first command runs, this run claims the host (:mod:`deploys.common.claims`).
+    """
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> Commands:
         try:
-            yield from function(*args, **kwargs)
+            yield from _claimed(function, *args, **kwargs)
         except HostError as error:
             if listened():
                 raise
             yield from fail(str(error))
 
     return operation()(guarded)
+
+
+def _claimed(function: Callable[P, Commands], *args: P.args, **kwargs: P.kwargs) -> Commands:
+    """The operation's commands, the host claimed before the first of them is carried out."""
+    commands = function(*args, **kwargs)
+    first = next(commands, None)
+    if first is None:
+        return
+    if current_state().is_executing and not listened() and _claim():
+        # Somebody else was at work here since the facts were read.
+        commands.close()
+        yield from function(*args, **kwargs)
+        return
+    yield first
+    yield from commands
+
+
+def _claim() -> bool:
+    try:
+        return claim(current_host())
+    except ClaimError as error:
+        raise HostError(f"{error}: does the host have flock (util-linux)?") from error
 
 
 def fail(message: str) -> Commands:

@@ -1,0 +1,154 @@
+"""One converge of a host at a time: who changes it holds a claim, and the next one waits.
+
+The claim is the kernel's (flock(1) on the host), held by a small shell at the end of an SSH channel
+of the run's own. It goes with whatever holds it: a controller that ends closes the channel; one
+that vanishes stops sending beats, and the shell gives up after SILENCE seconds. So a dead
+holder's claim blocks nobody for long, and there is nothing to clean up, after a reboot either.
+
+Taken before the first change of a run on a host and not before: a run that finds nothing to do
+needs none. What is long (jobs) goes on without it, and a second run attaches to it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import gevent
+from pyinfra import logger
+from pyinfra.api import StringCommand
+from pyinfra.api.arguments import auth_argument_meta
+from pyinfra.api.host import Host
+from pyinfra.connectors.util import make_unix_command_for_host
+
+from deploys.common.progress import DISPLAY
+from deploys.common.shell import script_word, word
+
+FOLDER = "/run/llamaherd"
+SILENCE = 120
+"""Seconds without a beat after which a holder counts as gone."""
+
+BEAT = 15
+_AS_WHOM = frozenset(auth_argument_meta) | {"_shell_executable"}
+
+# Each line that is said while waiting also notices a controller that has gone: nobody reads it.
+_HOLD = """set -eu
+install -d -m 755 {folder}
+exec 9>>{folder}/converge.lock
+until flock -n 9; do
+  echo "held $(cat {folder}/converge 2>/dev/null)"
+  sleep 1 9>&-
+done
+echo {who} > {folder}/converge
+echo claimed
+while beat=$(timeout {silence} head -n 1 9>&-) && [ -n "$beat" ]; do :; done
+rm -f {folder}/converge
+"""
+
+
+class ClaimError(Exception):
+    """The host can't be claimed; the message holds its last words."""
+
+
+@dataclass
+class _Claim:
+    channel: Any
+    beats: gevent.Greenlet[..., None]
+
+
+_claims: WeakKeyDictionary[Host, _Claim] = WeakKeyDictionary()
+
+
+def hold_script(who: str, folder: str = FOLDER, silence: int = SILENCE) -> str:
+    """The shell that waits for the claim, says so, and holds it for as long as beats come.
+
+    + who: as :func:`holder` says it
+    + folder: where the lock lies; gone after a reboot, as its holder is
+    + silence: seconds without a beat after which it gives up
+    """
+    return _HOLD.format(folder=word(folder), who=word(who), silence=silence)
+
+
+def holder() -> str:
+    """Who this run is, for whoever waits for it: account, machine, process, since when."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}, since {since}"
+
+
+def claim(host: Host) -> bool:
+    """Hold the host's claim from now to the end of this run; True when that took waiting.
+
+    After a wait nothing that was read before may be relied on. Says who holds it meanwhile. Does
+    nothing for a connector without channels of its own (``@fake``, ``@local``).
+
+    Raises :class:`ClaimError` where the host's shell can't hold one.
+    """
+    held = _claims.get(host)
+    if held is not None and not held.channel.closed:
+        return False
+    client = getattr(host.connector, "client", None)
+    if client is None:
+        return False
+    given: Mapping[str, Any] = host.current_op_global_arguments or {}
+    command = make_unix_command_for_host(
+        host.state,
+        host,
+        StringCommand(f"sh -c {script_word(hold_script(holder()))}"),
+        **{key: value for key, value in given.items() if key in _AS_WHOM},
+    )
+    stdin, stdout, stderr = client.exec_command(command.get_raw_value())
+    try:
+        waited = await_claim(stdout, lambda text: _tell(host, text))
+    finally:
+        DISPLAY.finish(host.name)
+    if waited is None:
+        words = " ".join(stderr.read().decode(errors="replace").split())
+        raise ClaimError(f"could not claim the host for this run: {words or 'no word why'}")
+    _claims[host] = _Claim(stdout.channel, gevent.spawn(_beat, stdin))
+    return waited
+
+
+def await_claim(lines: Iterable[str], tell: Callable[[str], None]) -> bool | None:
+    """Read what :func:`hold_script` says until the claim is held; None where it never is.
+
+    + tell: called with every other holder's name, at each line that names it
+
+    True when somebody else held it first.
+    """
+    waited = False
+    for line in lines:
+        kind, _, rest = line.strip().partition(" ")
+        if kind == "claimed":
+            return waited
+        if kind == "held":
+            waited = True
+            tell(rest or "another run")
+    return None
+
+
+_told: WeakKeyDictionary[Host, str] = WeakKeyDictionary()
+
+
+def _tell(host: Host, who: str) -> None:
+    """Once for each holder as a line that stays; a terminal's moving line beyond that."""
+    if _told.get(host) != who:
+        _told[host] = who
+        logger.warning(f"{host.print_prefix}another converge works here ({who}): waiting for it")
+    DISPLAY.show(host.name, "waiting for another converge", who)
+
+
+def _beat(stdin: Any) -> None:
+    """Tell the host's shell that this run lives; ends with the channel."""
+    while not stdin.channel.closed:
+        try:
+            stdin.write("beat\n")
+            stdin.flush()
+        except OSError:
+            return
+        gevent.sleep(BEAT)
