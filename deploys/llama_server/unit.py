@@ -348,6 +348,7 @@ DeviceAllow=char-nvidia-frontend rw
 DeviceAllow=char-nvidia rw
 DeviceAllow=char-nvidia-uvm rw
 DeviceAllow=char-nvidia-caps rw
+PrivateMounts=yes
 ProcSubset=all"""
 # Any vendor's GPU by its render node; NVIDIA's Vulkan driver opens its own devices as well.
 _VULKAN_DEVICES = f"""{_GPU_DEVICES}

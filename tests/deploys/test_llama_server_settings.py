@@ -5,6 +5,10 @@ What each does alone is in tests/fleet/test_effects.py.
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,6 +166,41 @@ def test_a_socket_has_no_port_and_no_network(tmp_path: Path) -> None:
     stale = "ExecStartPre=-/bin/rm -f -- /run/llama-server/coder/llama.sock\n"
     assert stale in files["unit"]
     assert "--unix-socket /run/llama-server/coder/llama.sock" in files["wait-ready"]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])
+@pytest.mark.parametrize(
+    "server",
+    [
+        "port: 8888",
+        "host: 0.0.0.0, insecure: true",
+        "tls: {certificate: /c, key: /k}, api_key: {env: K}",
+        "model: glm, unix_socket: true, socket_group: web",
+        "slot_save: true",
+        ROUTER,
+    ],
+    ids=["loopback", "open", "tls", "socket", "slots", "router"],
+)
+def test_a_unit_is_exposed_at_most_1_5_and_systemd_takes_it(
+    tmp_path: Path, server: str, gpu: bool
+) -> None:
+    instance = replace(
+        instance_of(settings_of(tmp_path, whole(server)), gpu=gpu), binary="/bin/true"
+    )
+    unit = tmp_path / "llama-server.service"
+    unit.write_text(render_unit(instance))
+
+    def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["systemd-analyze", *arguments, str(unit)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    verified = analyze("verify", "--man=no", "--recursive-errors=no")
+    assert (verified.returncode, verified.stderr) == (0, "")
+    report = analyze("security", "--offline=true", "--no-pager").stdout
+    exposure = re.search(r"Overall exposure level for \S+: ([\d.]+)", report)
+    assert exposure is not None, report
+    assert float(exposure[1]) <= 1.5, report
 
 
 def test_a_certificate_is_a_credential_and_readiness_asks_over_https(tmp_path: Path) -> None:
