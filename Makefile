@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 export MOLECULE_COMMAND_BORDERS := false
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: help venv lint check unit-fleet unit-hosts test molecule molecule-cuda demo demo-clean lab-tools downloads bench bench-fit reference editor clean clean-cache
+.PHONY: help venv lint check unit-fleet unit-hosts test molecule molecule-cuda demo demo-clean lab-tools downloads bench bench-fit snapshots reference editor clean clean-cache
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ bench: lab-tools downloads ## What a check costs, into docs/performance.md
 	$(BIN)/python benchmarks/load_fleet.py --write
 	$(BIN)/python benchmarks/drift_scale.py --write
 	$(BIN)/python benchmarks/noop_converge.py --write
+
+snapshots: venv ## What bare hosts of each distribution are told, into tests/cuda/snapshots/
+	LLAMAHERD_UPDATE_SNAPSHOTS=1 $(BIN)/pytest -q tests/cuda/test_cuda_snapshots.py
 
 reference: venv ## docs/reference.md and its kin, from the schemas
 	$(BIN)/python -m schemas.reference

@@ -94,14 +94,19 @@ def script(settings: DriverSettings, chosen: CudaRepository, state: CudaState, r
     if rpm:
         stream = module_stream(settings, chosen.distribution)
         installation = dnf.script("driver", chosen, module=stream, driver=True)
-        return "\n".join([_HEADERS_DNF, installation, nouveau, note])
+        return _own("\n".join([_HEADERS_DNF, installation, nouveau, note]))
     managed = [file for file in files(chosen, state, rpm) if file != NOUVEAU]
     lines = repository.lay_down(chosen, state, managed)
     installation = _INSTALL.replace("@PACKAGES@", repository.exact(chosen)).replace(
         "@DRIVERS@", _DRIVERS
     )
     lines += [_HEADERS_APT, installation, nouveau, note]
-    return "\n".join(lines).replace("@GOING_ON@", repository.GOING_ON)
+    return _own("\n".join(lines).replace("@GOING_ON@", repository.GOING_ON))
+
+
+def _own(text: str) -> str:
+    """What the toolkits' installers say of their pins, said of the driver's."""
+    return text.replace("llamaherd lock --update cuda", "llamaherd lock --update driver")
 
 
 _HEADERS_APT = r"""

@@ -46,7 +46,7 @@ TOOLS = ("mmdebstrap", "systemd-nspawn", "ip", "nft", "unshare", "ssh", "ssh-key
 READY_SECONDS = 90
 STOP_SECONDS = 30
 
-# Runs as the machine's own process: joins its control groups, mounts, becomes systemd-nspawn.
+# Runs as the machine's own process: joins its control groups, mounts, keeps systemd-nspawn running.
 LAUNCH = """
 set -eu
 directory=$1; base=$2; groups=$3; shift 3
@@ -54,7 +54,18 @@ IFS=:
 for group in $groups; do mkdir -p "$group"; echo $$ > "$group/cgroup.procs"; done
 mount -t overlay overlay \
     -o "lowerdir=$base,upperdir=$directory/upper,workdir=$directory/work" "$directory/root"
-exec "$@"
+unset IFS
+# With --keep-unit, systemd-nspawn exits 133 where the host reboots, for whoever keeps the unit to
+# start it again. SIGTERM ends the machine: it is passed on, and then waited for.
+trap '[ -z "$machine" ] || kill -TERM "$machine" 2>/dev/null || :' TERM
+machine=
+while :; do
+    "$@" &
+    machine=$! status=0
+    wait "$machine" || status=$?
+    while kill -0 "$machine" 2>/dev/null; do status=0; wait "$machine" || status=$?; done
+    [ "$status" = 133 ] || exit "$status"
+done
 """
 
 
