@@ -1,8 +1,8 @@
 """What a bare host of each distribution is told, as text that people read: ``snapshots/``.
 
 A plan is carried out on pyinfra's fake connector: packages, driver, toolkit. Each job's script is
-in the file as the host gets it, but for the functions that all of them share. After a change that is
-meant, ``make snapshots`` writes them anew; the diff is what reviewers look at.
+in the file as the host gets it, but for the functions that all of them share. After a change that
+is meant, ``make snapshots`` writes them anew; the diff is what reviewers look at.
 """
 
 from __future__ import annotations

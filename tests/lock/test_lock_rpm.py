@@ -159,7 +159,7 @@ def test_a_branch_that_isnt_there_is_named_with_those_that_are(files: FileServer
 def test_an_index_that_isnt_what_repomd_says_is_refused(files: FileServer) -> None:
     folder = make_repository(files.root / "repos", "rhel9", TOOLKIT)
     (folder / "repodata/primary.xml.gz").write_bytes(gzip.compress(b"<metadata/>"))
-    with pytest.raises(PinError, match="is not what repomd.xml says"):
+    with pytest.raises(PinError, match=r"is not what repomd\.xml says"):
         pin(files)
 
 
