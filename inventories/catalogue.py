@@ -2,8 +2,8 @@
 
 One file a model in ``inventories/catalogue/``, validated by ``schemas/catalogue.schema.json``. A
 fleet's model takes one up with ``catalogue: NAME``: the entry's repository, quantisation, sampling
-for agents and reasoning lie under the model's own values, and keep their place in the catalogue's
-file, so that origins show it.
+for agents, reasoning, lowest llama.cpp build and what OpenCode must know lie under the model's own
+values, and keep their place in the catalogue's file, so that origins show it.
 
 Owns no opinion about memory: :mod:`inventories.sizing` does. For a quantisation of which only the
 file's size is known, :meth:`Entry.dimensions_of` splits that size by the shares of parameters.
@@ -11,7 +11,7 @@ file's size is known, :meth:`Entry.dimensions_of` splits that size by the shares
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -33,12 +33,14 @@ _SOURCES = ("hub", "url", "path")
 class Quantization:
     """One quantisation: bytes of its files.
 
+    + approximate: whether its source rounds the size
     + embedding_bits: of each number of the token embedding; None for the file's average
     """
 
     name: str
     size: int
     source: str
+    approximate: bool = False
     embedding_bits: float | None = None
 
 
@@ -48,8 +50,11 @@ class Entry:
 
     + model: what a fleet's model gets, as nodes that know their place
     + sampling: values by use, ``agent`` and ``chat``
-    + build: lowest llama.cpp build; None when nobody has said one
-    + shape: dimensions without weights; None when they aren't known
+    + build: lowest llama.cpp build that runs it right
+    + opencode: ``tool_call``, and ``interleaved`` where it thinks
+    + shape: dimensions without weights
+    + sources: where each part is said, by the part's name
+    + left_out: what the entry doesn't say, by the part's name, with the reason
     """
 
     name: str
@@ -59,23 +64,23 @@ class Entry:
     quant: str
     reasoning: bool
     model: Node
-    licence: str | None = None
-    build: int | None = None
+    licence: str
+    build: int
+    opencode: Mapping[str, Any]
+    shape: Dimensions
+    details: Mapping[str, Any]
     quantizations: tuple[Quantization, ...] = ()
     sampling: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    opencode: Mapping[str, Any] = field(default_factory=dict)
-    shape: Dimensions | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def quantization(self, name: str) -> Quantization | None:
         """A quantisation by its name, in any case; None when the entry has none of that name."""
         found = (item for item in self.quantizations if item.name.lower() == name.lower())
         return next(found, None)
 
-    def dimensions_of(self, quantization: Quantization) -> Dimensions | None:
-        """Dimensions with weights estimated from the file's size; None when no shape is known."""
-        if self.shape is None:
-            return None
+    def dimensions_of(self, quantization: Quantization) -> Dimensions:
+        """Dimensions with weights estimated from the file's size."""
         weights = _weights(self.details, quantization)
         return replace(self.shape, weights=weights)
 
@@ -111,7 +116,6 @@ def load_entry(path: Path) -> Entry:
     if problems or document.root is None:
         raise ProblemsError(problems)
     values = document.root.plain()
-    dimensions = values.get("dimensions")
     return Entry(
         name=path.stem,
         title=values["title"],
@@ -120,16 +124,26 @@ def load_entry(path: Path) -> Entry:
         quant=values["hub"]["quant"],
         reasoning=values["reasoning"],
         model=_model_node(document, document.root),
-        licence=values.get("licence", {}).get("name"),
-        build=values.get("llama_cpp", {}).get("build"),
+        licence=values["licence"]["name"],
+        build=values["llama_cpp"]["build"],
         quantizations=tuple(
             Quantization(name, **known) for name, known in values.get("quantizations", {}).items()
         ),
         sampling={use: known["values"] for use, known in values.get("sampling", {}).items()},
-        opencode=values.get("opencode", {}),
-        shape=_shape(dimensions) if dimensions else None,
-        details=dimensions or {},
+        opencode=values["opencode"],
+        shape=_shape(values["dimensions"]),
+        details=values["dimensions"],
+        sources=dict(_sources(values)),
+        left_out=values.get("left_out", {}),
     )
+
+
+def _sources(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for part in ("licence", "llama_cpp", "dimensions"):
+        yield part, values[part]["source"]
+    for part in ("quantizations", "sampling"):
+        for name, known in values.get(part, {}).items():
+            yield f"{part}.{name}", known["source"]
 
 
 def with_catalogue(model: Node) -> Node:
@@ -166,9 +180,12 @@ def _joined(hub: Node, own: Node) -> Node:
 
 def _model_node(document: Document, root: Node) -> Node:
     """The part of an entry that a fleet's model takes up."""
-    parts = {"hub": root.get("hub"), "reasoning": root.get("reasoning")}
+    parts = {key: root.get(key) for key in ("hub", "reasoning")}
     agent = (root.get("sampling") or root).get("agent")
     parts["sampling"] = agent.get("values") if agent is not None else None
+    opencode, build = root.value["opencode"], root.value["llama_cpp"]
+    parts |= {key: opencode.get(key) for key in ("interleaved", "tool_call")}
+    parts["llama_cpp_build"] = build.get("build")
     node = Node("mapping", {}, _placed(document, root.mark))
     for key, part in parts.items():
         if part is not None:

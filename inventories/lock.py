@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from inventories.atomic import replace_file
+from inventories.builds import served_models, too_old
 from inventories.fleet import Fleet
 from inventories.settings import Artifact, CudaRepository, from_data, to_data
 from inventories.sizing.dimensions import Dimensions
@@ -364,7 +365,9 @@ def _answers(pin: Pin, body: Mapping[str, Any]) -> bool:
 
 
 def check_lock(fleet: Fleet, lock: Lock | None) -> list[Problem]:
-    """Every pin that is missing or stale, as problems that name the command that mends them.
+    """Every pin that is missing or stale, and every build that is too old for its models.
+
+    Problems name the command or the setting that mends them.
 
     ``lock`` is None when there is no lock file yet.
     """
@@ -380,7 +383,36 @@ def check_lock(fleet: Fleet, lock: Lock | None) -> list[Problem]:
         state = "stale: the fleet file asks for something else now" if stale else "missing"
         message = f"the lock's pin of {request.label} is {state}; {remedy}"
         problems.append(Problem(position_of(fleet, request.path), ".".join(request.path), message))
-    return sorted(problems)
+    return sorted([*problems, *check_builds(fleet, lock)])
+
+
+def check_builds(fleet: Fleet, lock: Lock) -> list[Problem]:
+    """Locked llama.cpp builds that are too old for the models that they serve."""
+    problems: dict[tuple[Position, str], Problem] = {}
+    for host in fleet.hosts.values():
+        for name, server in host.values["servers"].items():
+            own = server.get("llama_cpp")
+            section: Mapping[str, Any] = own or host.values.get("llama_cpp") or {}
+            build = _locked_build(lock, section) if section else None
+            if build is None:
+                continue
+            path = ("servers", name, "llama_cpp") if own else ("llama_cpp",)
+            path = (*path, "ref" if section.get("ref") else "build_number")
+            where = host.origins.get(path) or Position(str(fleet.path), 1, 1)
+            for model in served_models(server):
+                message = too_old(build, fleet.models[model].get("llama_cpp_build"), model)
+                if message:
+                    # One line, however many hosts have that ref from their group.
+                    found = Problem(where, ".".join(("hosts", host.name, *path)), message)
+                    problems.setdefault((where, model), found)
+    return sorted(problems.values())
+
+
+def _locked_build(lock: Lock, section: Mapping[str, Any]) -> int | None:
+    pin: SourcePin | None = find_answer(lock.llama_cpp, source_request(section))
+    if pin is None:
+        return None
+    return section.get("build_number") if pin.archive is not None else pin.build_number
 
 
 def position_of(fleet: Fleet, path: tuple[str, ...]) -> Position:

@@ -297,6 +297,7 @@ def model_settings(fleet: Fleet, lock: Lock, name: str) -> ModelSettings:
             _adapter(fleet, adapter, file.name, model["adapters"][adapter])
             for adapter, file in _adapter_files(pin).items()
         ),
+        llama_cpp_build=model.get("llama_cpp_build"),
     )
 
 
@@ -515,6 +516,8 @@ def _opencode_model(fleet: Fleet, server: ServerSettings) -> OpenCodeModel:
         output=min(MAX_OUTPUT, server.context // 4),
         reasoning=bool(model.get("reasoning")) and server.reasoning != "disabled",
         images=bool(model.get("mmproj")),
+        interleaved=model.get("interleaved") or "reasoning_content",
+        tool_call=_flag(model, "tool_call", True),
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from inventories.builds import build_of_ref, too_old
 from inventories.catalogue import names as catalogue_names
 from inventories.catalogue import unknown as unknown_in_catalogue
 from inventories.catalogue import with_catalogue
@@ -485,6 +486,11 @@ def _server(profile: _Profile, name: str, server: Node, key: Mark, rules: _Rules
     path = ("servers", name)
     for mark, below, message in server_findings(server, key, rules.draft.models):
         rules.on_host(profile, mark, (*path, *below), message)
+    model = server.get("model")
+    several = [model.value] if model is not None and model.kind == "string" else []
+    for served in (*several, *_entries(server, "models")):
+        if served in rules.draft.models:
+            _build_of_model(profile, name, server, served, rules)
     _draft(profile, name, server, rules)
     host = _value(server, "host", "127.0.0.1")
     open_to_all = _value(server, "insecure", False)
@@ -514,6 +520,26 @@ def _draft(profile: _Profile, name: str, server: Node, rules: _Rules) -> None:
     elif model.kind == "string" and model.value == _value(server, "model", ""):
         message = f"{model.value} can't draft for itself: name a smaller model of its family"
         rules.on_host(profile, model.mark, (*path, "model"), message)
+
+
+def _build_of_model(profile: _Profile, name: str, server: Node, model: str, rules: _Rules) -> None:
+    """A ref or archive that says its build must be new enough; the lock knows the others."""
+    own = server.get("llama_cpp")
+    section = own if own is not None else profile.node.get("llama_cpp")
+    path = ("servers", name, "llama_cpp") if own is not None else ("llama_cpp",)
+    lowest = rules.draft.models[model].get("llama_cpp_build")
+    if section is None or section.kind != "mapping" or lowest is None or lowest.kind != "integer":
+        return
+    ref, number = section.get("ref"), section.get("build_number")
+    if ref is not None and ref.kind == "string" and "repository" not in section.value:
+        key, mark, build = "ref", ref.mark, build_of_ref(ref.value)
+    elif "archive" in section.value and number is not None and number.kind == "integer":
+        key, mark, build = "build_number", number.mark, number.value
+    else:
+        return
+    message = too_old(build, lowest.value, model) if build is not None else ""
+    if message:
+        rules.on_host(profile, mark, (*path, key), message)
 
 
 def _opencode(profile: _Profile, rules: _Rules) -> None:

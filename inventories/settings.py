@@ -264,6 +264,7 @@ class ModelSettings:
     + mmproj: name of the multimodal projector among ``files``, if any
     + token: secret for a gated hub
     + dimensions: what decides its memory; None where it isn't known
+    + llama_cpp_build: lowest llama.cpp build that runs it right; None where none is known
     """
 
     name: str
@@ -276,6 +277,7 @@ class ModelSettings:
     token: SecretReference | None = None
     dimensions: Dimensions | None = None
     adapters: tuple[Adapter, ...] = ()
+    llama_cpp_build: int | None = None
 
     @property
     def path(self) -> str:
@@ -417,6 +419,8 @@ class OpenCodeModel:
     """A model that OpenCode offers. ``context`` and ``output`` are its ``limit``, in tokens.
 
     + images: whether it takes images as input: it has a multimodal projector
+    + interleaved: field of an answer that carries a reasoning model's thoughts
+    + tool_call: whether it calls tools
     """
 
     id: str
@@ -425,6 +429,8 @@ class OpenCodeModel:
     output: int
     reasoning: bool = False
     images: bool = False
+    interleaved: str = "reasoning_content"
+    tool_call: bool = True
 
 
 @dataclass(frozen=True)

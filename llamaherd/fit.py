@@ -203,14 +203,8 @@ def find_model(name: str, fleet_path: Path | None) -> Sized:
 
 def catalogue_model(entry: catalogue.Entry) -> Sized:
     """A catalogue's model with every quantisation whose size is known."""
-    found = [(item.name, entry.dimensions_of(item)) for item in entry.quantizations]
-    candidates = tuple(Candidate(quant, known) for quant, known in found if known is not None)
-    if not candidates:
-        raise CommandError(
-            f"the catalogue doesn't know the dimensions or file sizes of {entry.name}; "
-            f"read them from the hub: llamaherd fit {entry.repo}:{entry.quant}"
-        )
-    return Sized(entry.name, "catalogue", candidates)
+    candidates = (Candidate(item.name, entry.dimensions_of(item)) for item in entry.quantizations)
+    return Sized(entry.name, "catalogue", tuple(candidates))
 
 
 def fleet_model(fleet: Fleet, name: str) -> Sized:

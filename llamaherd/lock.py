@@ -24,6 +24,7 @@ from inventories.lock import (
     Lock,
     Pin,
     Request,
+    check_builds,
     check_lock,
     find_pin,
     hub_request,
@@ -182,7 +183,10 @@ def _relock(fleet: Fleet, lock: Lock, update: Iterable[str], outcome: Outcome) -
     progress.clear()
     outcome.changes += _dropped(lock, pins)
     if not outcome.problems:
-        _write(fleet, Lock(**pins), outcome)  # type: ignore[arg-type]
+        found = Lock(**pins)  # type: ignore[arg-type]
+        outcome.problems += check_builds(fleet, found)
+        if not outcome.problems:
+            _write(fleet, found, outcome)
 
 
 def _ask(fleet: Fleet, request: Request, world: World, outcome: Outcome) -> Pin | None:

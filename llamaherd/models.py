@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from inventories import catalogue
+from inventories.builds import served_models
 from inventories.fleet import Fleet, load_fleet
 from inventories.lock import Lock, read_lock
 from inventories.resolve import model_title
@@ -32,6 +33,7 @@ class Known:
     + catalogue: name of the entry behind it; None where there is none
     + size: bytes of its files; None when not known
     + cache: bytes of K/V and states of one session of SAMPLE tokens; None when not known
+    + build: lowest llama.cpp build for it; None for any
     + servers: ``HOST/SERVER`` that serve it in this fleet
     """
 
@@ -59,6 +61,9 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_fleet_argument(parser)
     parser.add_argument(
+        "--about", metavar="NAME", help="print all that the catalogue says of one model"
+    )
+    parser.add_argument(
         "--origin", action="store_true", help="print where each value of the fleet's models is from"
     )
     add_json_argument(parser)
@@ -67,6 +72,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 0; a bad fleet file is a ProblemsError."""
+    if args.about is not None:
+        return _about(args.about, as_json=args.json)
     path = fleet_file(args.fleet)
     fleet = load_fleet(path) if path is not None else None
     if args.origin and fleet is None:
@@ -89,7 +96,7 @@ def catalogue_known(entry: catalogue.Entry) -> Known:
         catalogue=entry.name,
         quant=entry.quant,
         size=usual.size if usual is not None else None,
-        context=entry.shape.context if entry.shape is not None else None,
+        context=entry.shape.context,
         cache=_cache(entry.shape),
         licence=entry.licence,
         build=entry.build,
@@ -103,7 +110,8 @@ def fleet_known(fleet: Fleet) -> list[Known]:
     servers: dict[str, list[str]] = {name: [] for name in fleet.models}
     for host in fleet.hosts.values():
         for name, server in host.values["servers"].items():
-            servers[server["model"]].append(f"{host.name}/{name}")
+            for model in served_models(server):
+                servers[model].append(f"{host.name}/{name}")
     return [_own(name, values, lock, servers[name]) for name, values in fleet.models.items()]
 
 
@@ -135,7 +143,7 @@ def _own(name: str, values: Mapping[str, Any], lock: Lock, servers: list[str]) -
         context=shape.context if shape is not None else None,
         cache=_cache(shape),
         licence=entry.licence if entry is not None else None,
-        build=entry.build if entry is not None else None,
+        build=values.get("llama_cpp_build"),
         reasoning=bool(values.get("reasoning")),
         servers=tuple(sorted(servers)),
     )
@@ -154,7 +162,10 @@ def report(fleet: Fleet | None, known: list[Known], own: list[Known]) -> dict[st
     return {
         "ok": True,
         "fleet": str(fleet.path) if fleet is not None else None,
-        "catalogue": [_document(model) for model in known],
+        "catalogue": [
+            {**_document(model), "quantizations": _quantizations(catalogue.entry(model.name))}
+            for model in known
+        ],
         "models": [
             {**_document(model), "origins": _origins(fleet, model.name) if fleet else []}
             for model in own
@@ -178,6 +189,49 @@ def _document(model: Known) -> dict[str, Any]:
     }
 
 
+def _quantizations(entry: catalogue.Entry) -> list[dict[str, Any]]:
+    return [
+        {"quant": item.name, "size": item.size, "approximate": item.approximate}
+        for item in entry.quantizations
+    ]
+
+
+def _about(name: str, *, as_json: bool) -> int:
+    """Print one entry, each fact with the page that says so."""
+    if name not in catalogue.names():
+        raise CommandError(catalogue.unknown(name))
+    entry = catalogue.entry(name)
+    if as_json:
+        known = report(None, [catalogue_known(entry)], [])
+        print(json.dumps(known, indent=2))
+        return 0
+    print(f"{entry.title}\n{entry.description}\n")
+    print(table(list(_facts(entry))))
+    print("\nSources:")
+    for source in dict.fromkeys(entry.sources.values()):
+        parts = (part for part, where in entry.sources.items() if where == source)
+        # No line breaks: an address is for opening.
+        print(f"{source} ({', '.join(parts)})")
+    return 0
+
+
+def _facts(entry: catalogue.Entry) -> Iterator[tuple[str, str]]:
+    yield "hub", entry.repo
+    yield "licence", entry.licence
+    yield "llama.cpp", f"b{entry.build} or newer"
+    yield "thinks", "yes" if entry.reasoning else "no"
+    yield "tool calls", "yes" if entry.opencode["tool_call"] else "no"
+    yield "context", f"{entry.shape.context:,}"
+    for item in entry.quantizations:
+        about = "about " if item.approximate else ""
+        usual = ", the usual one" if item.name == entry.quant else ""
+        yield item.name, f"{about}{item.size / GIB:.1f} GiB{usual}"
+    for use, values in entry.sampling.items():
+        yield f"for {use}s", ", ".join(f"{key} {value}" for key, value in values.items())
+    for part, reason in entry.left_out.items():
+        yield "left out", f"{part}: {reason}"
+
+
 def _origins(fleet: Fleet, name: str) -> list[dict[str, Any]]:
     return [
         {"path": list(path), "file": place.file, "line": place.line, "column": place.column}
@@ -186,9 +240,9 @@ def _origins(fleet: Fleet, name: str) -> list[dict[str, Any]]:
 
 
 def _print(fleet: Fleet | None, known: list[Known], own: list[Known], *, origin: bool) -> None:
-    print("Catalogue (sizes in GiB; K/V cache of one session of 64k tokens):")
-    rows = [(*_cells(model), model.licence or "-") for model in known]
-    print(table(rows, ("NAME", "QUANT", "SIZE", "CONTEXT", "K/V", "LICENCE")))
+    print("Catalogue (GiB; K/V cache of one session of 64k tokens; lowest llama.cpp build):")
+    rows = [(*_cells(model), f"b{model.build}", model.licence or "-") for model in known]
+    print(table(rows, ("NAME", "QUANT", "SIZE", "CONTEXT", "K/V", "FROM", "LICENCE")))
     if fleet is None:
         return
     print(f"\nModels of {fleet.path}:")

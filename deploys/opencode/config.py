@@ -73,7 +73,9 @@ def model_entry(model: OpenCodeModel) -> dict[str, Any]:
     }
     if model.reasoning:
         # Without `interleaved` OpenCode drops the thoughts, and the server its prompt cache.
-        entry |= {"reasoning": True, "interleaved": {"field": "reasoning_content"}}
+        entry |= {"reasoning": True, "interleaved": {"field": model.interleaved}}
+    if not model.tool_call:
+        entry["tool_call"] = False  # OpenCode's default is true
     return entry
 
 

@@ -30,6 +30,7 @@ from deploys.preflight.compatibility import (
 )
 from deploys.preflight.memory import declared_findings, memory_findings
 from facts.system import SystemState
+from inventories.builds import too_old
 from inventories.settings import CudaSettings, HostSettings
 
 # systemd before this has no LoadCredential.
@@ -85,6 +86,7 @@ def by_area(settings: HostSettings, facts: SystemState) -> dict[str, list[Change
         "system": _systemd(facts),
         "disk": _disk(facts),
         "GPU": _gpus(settings, facts),
+        "build": _builds(settings),
         "memory": [*declared_findings(settings, facts), *memory_findings(settings, facts)],
         "ports": _ports(settings, facts),
     }
@@ -173,6 +175,18 @@ def _combination(settings: HostSettings, toolkit: CudaSettings, facts: SystemSta
             for name in (name.rstrip("af") for name in build.architectures)
         ],
     )
+
+
+def _builds(settings: HostSettings) -> list[Change]:
+    lowest = {model.name: model.llama_cpp_build for model in settings.models}
+    found = []
+    for server in settings.servers:
+        build = server.llama_cpp or settings.llama_cpp
+        if build is None:
+            continue
+        for model in [part.model for part in server.models] or [server.model]:
+            found.append(too_old(build.build_number, lowest.get(model), model))
+    return [refusal(text, "llama.cpp") for text in dict.fromkeys(found) if text]
 
 
 def _ports(settings: HostSettings, facts: SystemState) -> list[Change]:

@@ -43,7 +43,4 @@ def known_model(fleet: Fleet, lock: Lock | None, name: str) -> KnownModel | None
     quantization = entry.quantization(own.get("quant") or "")
     if quantization is None or own.get("repo") != entry.repo:
         return None
-    dimensions = entry.dimensions_of(quantization)
-    if dimensions is None:
-        return None
-    return KnownModel(dimensions, "catalogue", quantization.name)
+    return KnownModel(entry.dimensions_of(quantization), "catalogue", quantization.name)

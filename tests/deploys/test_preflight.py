@@ -20,6 +20,7 @@ from inventories.settings import (
     GitSource,
     HostSettings,
     LlamaCppSettings,
+    ModelSettings,
     ServerSettings,
     SshSettings,
 )
@@ -44,6 +45,21 @@ HOST = HostSettings(
     cuda=CudaSettings("nvidia-repo", "13.0"),
     servers=(ServerSettings("coder", "glm", 8888, 65536),),
 )
+
+
+def test_a_build_too_old_for_a_served_model_is_refused() -> None:
+    model = ModelSettings("glm", "GLM", "/m", (), llama_cpp_build=7832)
+    idle = ModelSettings("idle", "Idle", "/i", (), llama_cpp_build=9999)
+    source = GitSource("https://git.example.com/llama.cpp", "0c1e5700" * 5)
+    old = LlamaCppSettings(source=source, build_number=7831, commit="0c1e570")
+    host = replace(HOST, models=(model, idle), llama_cpp=old)
+    found = problems(host, GOOD)
+    assert found == [
+        "build 7831 is too old for the model glm, which needs b7832 or newer "
+        "(models.glm.llama_cpp_build): set llama_cpp to a newer build"
+    ]
+    new = replace(old, build_number=7832)
+    assert problems(replace(host, llama_cpp=new), GOOD) == []
 
 
 def test_a_good_host_has_no_problems() -> None:

@@ -151,6 +151,21 @@ def test_every_failure_is_reported_and_nothing_is_written(
     assert lock_path(fleet).read_bytes() == before
 
 
+def test_a_build_too_old_for_its_model_is_not_locked(
+    fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = fleet.read_text()
+    fleet.write_text(text.replace("tiny: {", "tiny: {llama_cpp_build: 6, "))
+    assert run_lock(fleet) == 1
+    complaint = capsys.readouterr().err
+    assert "hosts.one.llama_cpp.ref: build 5 is too old for the model tiny" in complaint
+    assert "Nothing was written" in complaint
+    assert not lock_path(fleet).exists()
+    fleet.write_text(text.replace("tiny: {", "tiny: {llama_cpp_build: 5, "))
+    assert run_lock(fleet) == 0
+    assert run_lock("--check", fleet) == 0
+
+
 def test_a_pin_that_cannot_be_updated_stays(fleet: Path, hub_root: Path) -> None:
     run_lock(fleet)
     before = lock_path(fleet).read_bytes()

@@ -25,7 +25,7 @@ defaults:
   llama_cpp:
     archive: {{path: source.tar.gz, sha256: {source}}}
     commit: 0c1e570
-    build_number: 1
+    build_number: 10900
 
 """
 GROUPS = """\

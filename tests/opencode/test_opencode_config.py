@@ -149,6 +149,20 @@ def test_a_thinking_model_keeps_its_thoughts_in_the_conversation() -> None:
     assert entry["interleaved"] == {"field": "reasoning_content"}
 
 
+def test_the_field_of_the_thoughts_is_the_models() -> None:
+    model = replace(THINKER.models[0], interleaved="reasoning_details")
+    thinker = replace(THINKER, models=(model,))
+    entry = provider_entry(thinker)["models"]["glm"]
+    assert entry["interleaved"] == {"field": "reasoning_details"}
+
+
+def test_opencode_is_told_only_that_a_model_calls_no_tools() -> None:
+    # Its own default is true, and files of models that call tools stay as they are.
+    assert "tool_call" not in provider_entry(THINKER)["models"]["glm"]
+    talker = replace(THINKER, models=(replace(THINKER.models[0], tool_call=False),))
+    assert provider_entry(talker)["models"]["glm"]["tool_call"] is False
+
+
 def test_of_a_key_written_twice_the_one_that_counts_is_changed() -> None:
     after = merged('{"model": "a/b", "x": 1, "model": "c/d"}')
     assert '"model": "a/b"' in after
