@@ -15,10 +15,27 @@ def split_reference(reference: str, host: str) -> tuple[str, str]:
     return (owner, server) if slash else (host, server)
 
 
+def split_model(reference: str) -> tuple[str, str | None]:
+    """``REFERENCE`` and ``MODEL`` of ``REFERENCE:MODEL``; no model where none is named."""
+    server, _, model = reference.partition(":")
+    return server, model or None
+
+
+def model_references(opencode: Mapping[str, Any]) -> dict[tuple[str, ...], str]:
+    """Everything but ``default`` that names a model, by its path below ``opencode``."""
+    found: dict[tuple[str, ...], str] = {}
+    if opencode.get("small_model") is not None:
+        found["small_model",] = opencode["small_model"]
+    for name, agent in opencode.get("agents", {}).items():
+        if agent.get("model") is not None:
+            found["agents", name, "model"] = agent["model"]
+    return found
+
+
 def resolve_providers(
     host: str, opencode: Mapping[str, Any], servers: Sequence[str]
 ) -> dict[str, tuple[str, str]]:
-    """Provider id to (host, server): those written, and one for the default server if none has it.
+    """Provider id to (host, server): those written, and one for each other server that is named.
 
     + opencode: the section, with plain values
     + servers: names of the host's own servers; the only one is the default where nothing is said
@@ -32,12 +49,23 @@ def resolve_providers(
     default = opencode.get("default")
     if default is None and not providers and len(servers) == 1:
         default = servers[0]
-    if default is None or default in providers:
-        return providers
-    target = split_reference(default, host)
-    if target in providers.values():
-        return providers
-    return {**providers, free_provider_id(providers): target}
+    named = [] if default is None else [default]
+    for reference in (*named, *model_references(opencode).values()):
+        server, _ = split_model(reference)
+        target = split_reference(server, host)
+        if server not in providers and target not in providers.values():
+            providers[free_provider_id(providers)] = target
+    return providers
+
+
+def find_provider(
+    host: str, reference: str, providers: Mapping[str, tuple[str, str]]
+) -> str | None:
+    """The id of the provider that ``SERVER``, ``HOST/SERVER`` or a provider's id means."""
+    if reference in providers:
+        return reference
+    target = split_reference(reference, host)
+    return next((name for name, found in providers.items() if found == target), None)
 
 
 def resolve_default(

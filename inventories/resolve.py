@@ -30,6 +30,7 @@ from inventories.lock import (
     opencode_request,
     source_request,
 )
+from inventories.references import find_provider, split_model
 from inventories.settings import (
     DEFAULT_TARGETS,
     MODELS_ROOT,
@@ -47,6 +48,7 @@ from inventories.settings import (
     KnownHost,
     LlamaCppSettings,
     ModelSettings,
+    OpenCodeAgent,
     OpenCodeModel,
     OpenCodeProvider,
     OpenCodeSettings,
@@ -477,16 +479,49 @@ def _opencode(fleet: Fleet, lock: Lock, host: FleetHost) -> OpenCodeSettings | N
     default = default_provider(fleet, host.name)
     if default is None:
         raise ValueError(f"{host.name}: OpenCode without a default server")  # validation forbids it
+    offered = tuple(
+        _provider(fleet, host, provider, *target) for provider, target in sorted(providers.items())
+    )
     return OpenCodeSettings(
         version=pin.version,
         artifacts={name: _here(fleet, file) for name, file in pin.artifacts.items()},
         users=tuple(values.get("users") or ()),
-        providers=tuple(
-            _provider(fleet, host, provider, *target)
-            for provider, target in sorted(providers.items())
-        ),
+        providers=offered,
         default=default,
+        small=_model_id(host.name, values.get("small_model"), providers, offered),
+        permission=_permission(values.get("permission")),
+        instructions=tuple(values.get("instructions") or ()),
+        agents=tuple(
+            _agent(name, agent, _model_id(host.name, agent.get("model"), providers, offered))
+            for name, agent in (values.get("agents") or {}).items()
+        ),
     )
+
+
+def _agent(name: str, values: Mapping[str, Any], model: str | None) -> OpenCodeAgent:
+    given = {key: value for key, value in values.items() if value is not None}
+    given |= {"model": model, "permission": _permission(values.get("permission"))}
+    return OpenCodeAgent(name=name, **given)
+
+
+def _model_id(
+    host: str,
+    reference: str | None,
+    providers: Mapping[str, tuple[str, str]],
+    offered: Sequence[OpenCodeProvider],
+) -> str | None:
+    """``provider/model`` of a reference to a server, and maybe to one of its models."""
+    if reference is None:
+        return None
+    server, model = split_model(reference)
+    name = find_provider(host, server, providers)
+    provider = next(each for each in offered if each.id == name)
+    return f"{provider.id}/{model or provider.models[0].id}"
+
+
+def _permission(value: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """As OpenCode itself reads one word for everything."""
+    return {"*": value} if isinstance(value, str) else value or {}
 
 
 def _provider(

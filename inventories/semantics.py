@@ -27,7 +27,14 @@ from inventories.merge import (
     own_build,
     own_toolkit,
 )
-from inventories.references import resolve_default, resolve_providers
+from inventories.opencode_version import refusal
+from inventories.references import (
+    find_provider,
+    model_references,
+    resolve_default,
+    resolve_providers,
+    split_model,
+)
 from inventories.server_rules import server_findings
 from schemas.document import Document, Mark, Node, dotted, printable
 from schemas.problems import Problem
@@ -35,6 +42,9 @@ from schemas.validate import did_you_mean
 
 MINIMUM_OPENCODE_CONTEXT = 8192
 """Tokens: OpenCode's system prompt and tools alone fill about this much of a session."""
+
+OPENCODE_WITHOUT_PATTERNS = ("todowrite", "question", "webfetch", "websearch", "doom_loop")
+"""Tools whose permission is one word in OpenCode's own schema (1.18.33: PermissionConfig)."""
 
 FIRST_BRANCH_WITH_OPEN_MODULES_ONLY = 620
 """NVIDIA's driver installation guide of that branch, "Proprietary Kernel Modules Removed"."""
@@ -547,6 +557,12 @@ def _opencode(profile: _Profile, rules: _Rules) -> None:
     if section is None or section.kind != "mapping":
         return
     key = profile.node.keys["opencode"]
+    version = section.get("version")
+    if version is not None and version.kind == "string" and (said := refusal(version.value)):
+        rules.on_host(profile, version.mark, ("opencode", "version"), said)
+    _permissions(profile, section, ("opencode",), rules)
+    for name, agent in _entries(section, "agents").items():
+        _permissions(profile, agent, ("opencode", "agents", name), rules)
     written = _entries(section, "providers")
     whole = True
     for name, provider in written.items():
@@ -575,20 +591,70 @@ def _references(profile: _Profile, section: Node, key: Mark, rules: _Rules) -> N
         )
         rules.on_host(profile, key, ("opencode",), message)
         return
+    references = model_references(plain)
+    if plain.get("default"):
+        references = {("default",): plain["default"], **references}
     for name, (host, server) in providers.items():
         provider = _entries(section, "providers").get(name)
         if provider is not None:
-            node = provider.value["server"]
+            mark = provider.value["server"].mark
             path: tuple[str, ...] = ("opencode", "providers", name, "server")
-        elif section.get("default") is not None:
-            node, path = section.value["default"], ("opencode", "default")
         else:
-            node, path = section, ("opencode",)
-        mark = key if node is section else node.mark
+            below = next(
+                (
+                    where
+                    for where, reference in references.items()
+                    if find_provider("", split_model(reference)[0], providers) == name
+                ),
+                (),
+            )
+            path = ("opencode", *below)
+            mark = _at(section, below).mark if below else key
         _target(profile, (host, server), mark, path, rules)
+    for below, reference in model_references(plain).items():
+        _model_of(profile, reference, providers, _at(section, below).mark, below, rules)
     if resolve_default("", plain, providers) is None:
         message = f"default is missing: say which provider comes first: {', '.join(providers)}"
         rules.on_host(profile, key, ("opencode",), message)
+
+
+def _at(node: Node, path: tuple[str, ...]) -> Node:
+    for name in path:
+        node = node.value[name]
+    return node
+
+
+def _model_of(
+    profile: _Profile,
+    reference: str,
+    providers: Mapping[str, tuple[str, str]],
+    mark: Mark,
+    below: tuple[str, ...],
+    rules: _Rules,
+) -> None:
+    """Check the model that ``SERVER:MODEL`` names: it must be one that the server has."""
+    name, model = split_model(reference)
+    provider = find_provider("", name, providers)
+    if model is None or provider is None:
+        return
+    host, server = providers[provider]
+    merged = rules.draft.hosts.get(host or profile.name)
+    node = _entries(merged, "servers").get(server) if merged is not None else None
+    if node is None or node.kind != "mapping":
+        return
+    alone = node.get("model")
+    models = [*_entries(node, "models"), *([str(alone.value)] if alone is not None else [])]
+    if model not in models:
+        message = f"{name} has no model {model}{did_you_mean(model, models, known_as='models')}"
+        rules.on_host(profile, mark, ("opencode", *below), message)
+
+
+def _permissions(profile: _Profile, owner: Node, path: tuple[str, ...], rules: _Rules) -> None:
+    """OpenCode takes patterns for most tools; for some only one word."""
+    for tool, rule in _entries(owner, "permission").items():
+        if tool in OPENCODE_WITHOUT_PATTERNS and rule.kind == "mapping":
+            message = f"{tool} takes allow, ask or deny, and no patterns"
+            rules.on_host(profile, rule.mark, (*path, "permission", tool), message)
 
 
 def _target(

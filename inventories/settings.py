@@ -449,12 +449,41 @@ class OpenCodeProvider:
 
 
 @dataclass(frozen=True)
+class OpenCodeAgent:
+    """An agent that every user of a host is offered; None leaves it to OpenCode.
+
+    + mode: ``primary``, ``subagent`` or ``all``
+    + model: ``provider/model``
+    + steps: how often it may go on by itself before it must answer
+    + permission: as in :class:`OpenCodeSettings`, for this agent
+    + tools: whether it has each of these tools at all
+    """
+
+    name: str
+    description: str | None = None
+    mode: Literal["primary", "subagent", "all"] | None = None
+    model: str | None = None
+    prompt: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    steps: int | None = None
+    permission: Mapping[str, Any] = field(default_factory=dict)
+    tools: Mapping[str, Any] = field(default_factory=dict)
+    hidden: bool | None = None
+    disable: bool | None = None
+
+
+@dataclass(frozen=True)
 class OpenCodeSettings:
     """OpenCode on a host.
 
     + artifacts: npm package tarball by machine architecture (``x86_64``, ``aarch64``)
     + users: accounts whose ``~/.config/opencode/opencode.json`` gets our keys
     + default: id of the default provider
+    + small: ``provider/model`` for titles and summaries; None: the default model
+    + permission: ``allow``, ``ask`` or ``deny`` by tool, or by pattern within a tool; of several
+      that match, OpenCode takes the last, so the order counts
+    + instructions: files that every session reads, beside those that users name
     """
 
     version: str
@@ -462,12 +491,21 @@ class OpenCodeSettings:
     users: tuple[str, ...]
     providers: tuple[OpenCodeProvider, ...]
     default: str
+    small: str | None = None
+    permission: Mapping[str, Any] = field(default_factory=dict)
+    instructions: tuple[str, ...] = ()
+    agents: tuple[OpenCodeAgent, ...] = ()
 
     @property
     def default_model(self) -> str:
         """``provider/model`` as OpenCode's ``model`` key wants it."""
         provider = next(p for p in self.providers if p.id == self.default)
         return f"{provider.id}/{provider.models[0].id}"
+
+    @property
+    def small_model(self) -> str:
+        """``provider/model`` as OpenCode's ``small_model`` key wants it."""
+        return self.small or self.default_model
 
 
 @dataclass(frozen=True)

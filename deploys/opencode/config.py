@@ -23,10 +23,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from deploys.common.json_text import JsonText, blank_comments, comments_of
-from inventories.settings import OpenCodeModel, OpenCodeProvider, OpenCodeSettings
+from inventories.settings import OpenCodeAgent, OpenCodeModel, OpenCodeProvider, OpenCodeSettings
 
 SCHEMA = "https://opencode.ai/config.json"
 NPM = "@ai-sdk/openai-compatible"
@@ -51,17 +52,30 @@ def key_reference(provider_id: str) -> str:
 def system_config(settings: OpenCodeSettings) -> str:
     """The text of ``/etc/opencode/opencode.json``: only our providers, nothing shared.
 
-    ``small_model`` is the default model too, so that titles are not asked of a cloud.
+    ``small_model`` is always there, so that titles are not asked of a cloud. What a team decides
+    for everybody stands here too: agents, permissions and instructions.
     """
-    document = {
+    document: dict[str, Any] = {
         "$schema": SCHEMA,
         "enabled_providers": [provider.id for provider in settings.providers],
         "share": "disabled",
         "autoupdate": False,
         "model": settings.default_model,
-        "small_model": settings.default_model,
+        "small_model": settings.small_model,
     }
+    if settings.instructions:
+        document["instructions"] = list(settings.instructions)
+    if settings.permission:
+        document["permission"] = settings.permission
+    if settings.agents:
+        document["agent"] = {agent.name: agent_entry(agent) for agent in settings.agents}
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def agent_entry(agent: OpenCodeAgent) -> dict[str, Any]:
+    """``agent.<name>``: what is set, under OpenCode's own names, which are ours."""
+    names = [field.name for field in fields(agent) if field.name != "name"]
+    return {name: value for name in names if (value := getattr(agent, name)) not in (None, {})}
 
 
 def model_entry(model: OpenCodeModel) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from inventories.lock import OpenCodePin
+from inventories.opencode_version import refusal
 from inventories.pinning.web import (
     PinError,
     World,
@@ -39,11 +40,8 @@ def pin_release(body: Mapping[str, Any], world: World) -> OpenCodePin:
     version = str(body["version"])
     if not re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?", version):
         raise PinError(f"opencode.version {version!r} must be a whole version, such as 1.18.33")
-    if int(version.split(".")[0]) >= 2:
-        raise PinError(
-            f"opencode.version {version}: OpenCode 2.x is another generation under the same "
-            "command name and isn't supported; take a 1.x version"
-        )
+    if refused := refusal(version):
+        raise PinError(f"opencode.version: {refused}")
     registry = find_registry(body.get("registry"), world)
     artifacts = {
         architecture: artifact
