@@ -340,17 +340,22 @@ class LiveOpenCode(FactBase[Sequence[LiveUser]]):
 
     + users: account names
     + providers: base URL by provider id
+    + offline: without a network, where the host can do that
     """
 
-    def command(self, users: Sequence[str], providers: Mapping[str, str]) -> str:
+    def command(
+        self, users: Sequence[str], providers: Mapping[str, str], offline: bool = False
+    ) -> str:
         pairs = [word for pair in providers.items() for word in pair]
+        alone = "alone=; unshare --net true 2>/dev/null && alone='unshare --net --'\n"
         script = (
+            f"{alone if offline else 'alone='}\n"
             f"for user in {shlex.join(users)}; do\n"
             f'echo "{_USER}$user"\n'
             'passwd=$(getent passwd -- "$user") || { echo absent; continue; }\n'
             'home=$(printf %s "$passwd" | cut -d : -f 6)\n'
-            'runuser -u "$user" -- env -i HOME="$home" USER="$user" LOGNAME="$user" TERM=dumb '
-            f"PATH=/usr/local/bin:/usr/bin:/bin sh -c {shlex.quote(_AS_USER)} sh "
+            '$alone runuser -u "$user" -- env -i HOME="$home" USER="$user" LOGNAME="$user" '
+            f"TERM=dumb PATH=/usr/local/bin:/usr/bin:/bin sh -c {shlex.quote(_AS_USER)} sh "
             f"{shlex.join(pairs)}\ndone\ntrue"
         )
         return f"sh -c {shlex.quote(script)}"

@@ -232,7 +232,7 @@ def remote(state: State, host: Host, command: StringCommand) -> CommandOutput:
     because that is how pyinfra tells of one in the middle of a command (exit status -1).
     Raises ConnectError after RECONNECTS attempts.
     """
-    arguments = as_running_operation(host)
+    arguments = as_running_operation(host) | dict(command.connector_arguments)  # standard input
     for attempt in range(RECONNECTS):
         try:
             answered, output = host.run_shell_command(command, **arguments)

@@ -15,12 +15,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pyinfra.api import StringCommand, deploy
+from pyinfra.api import FunctionCommand, StringCommand, deploy
 
 from deploys.common.changes import Change, record, refusal
 from deploys.common.downloads import upload_artifacts
 from deploys.common.files import ManagedFile, is_current, record_change, write_files
 from deploys.common.jobs import run_job
+from deploys.common.json_secrets import holds_secret
 from deploys.common.json_text import JsonText, JsonTextError
 from deploys.common.operations import (
     Commands,
@@ -33,9 +34,10 @@ from deploys.common.operations import (
 )
 from deploys.common.secrets import secret
 from deploys.common.shell import script_word
+from deploys.common.users import account_problem, config_text, write_problem
+from deploys.opencode.check import Check, check_users
 from deploys.opencode.config import (
     SYSTEM_CONFIG,
-    holds_secret,
     key_path,
     overriding_config,
     system_config,
@@ -78,6 +80,24 @@ def install_opencode(settings: OpenCodeSettings) -> Commands:
     yield from write_files([etc], _states(etc.path, state.system_config))
     yield from _install(settings.version, artifact, state)
     yield from write_files(list(users), {f.path: s for f, s in users.items() if s is not None})
+    yield from _check(settings, state, is_current(etc, state.system_config), users)
+
+
+def _check(
+    settings: OpenCodeSettings,
+    state: OpenCodeState,
+    same_system: bool,
+    users: Mapping[ManagedFile, FileState | None],
+) -> Commands:
+    """Ask OpenCode about whatever was written; about everybody where it concerns everybody."""
+    configs = {path for u in state.users.values() for path in (u.config_path, u.jsonc_path)}
+    written = {f: s for f, s in users.items() if f.path in configs and not is_current(f, s)}
+    same_program = _is_installed(settings.version, _artifact(settings), state)
+    same_program = same_program and state.link == run_path(settings.version)
+    changed = {file.as_user for file, there in users.items() if not is_current(file, there)}
+    names = [n for n in settings.users if n in changed or not (same_system and same_program)]
+    if names:
+        yield FunctionCommand(check_users, (Check(settings, tuple(names), written),), {})
 
 
 def refuse(settings: OpenCodeSettings, state: OpenCodeState) -> None:
@@ -95,17 +115,10 @@ def refuse(settings: OpenCodeSettings, state: OpenCodeState) -> None:
     problems += _system_problems(settings, state)
     for name in settings.users:
         user = state.users.get(name)
-        if user is None:
-            problems.append(
-                f"the host has no account {name}: create it (useradd --create-home {name}), "
-                "or take it out of opencode.users"
-            )
-        elif not user.home_exists:
-            problems.append(
-                f"the home {user.home} of {name} does not exist: create it "
-                f"(mkhomedir_helper {name}), or take {name} out of opencode.users"
-            )
-        else:
+        problem = account_problem(name, user, "opencode.users")
+        if problem is not None:
+            problems.append(problem)
+        elif user is not None:
             problems += _config_problems(settings, user)
     if problems:
         raise HostError("; ".join(problems), *(refusal(text, "OpenCode") for text in problems))
@@ -117,7 +130,7 @@ def _system_problems(settings: OpenCodeSettings, state: OpenCodeState) -> list[s
     if override is None:
         return []
     try:
-        theirs = JsonText(_text(override, "root"), override.path, comments=True).members(())
+        theirs = JsonText(config_text(override, "root"), override.path, comments=True).members(())
     except JsonTextError as error:
         return [str(error)]
     ours = json.loads(system_config(settings))
@@ -133,16 +146,9 @@ def _config_problems(settings: OpenCodeSettings, user: OpenCodeUser) -> list[str
         for file, state in _configs(settings, user).items():
             if state is not None and is_current(file, state):
                 continue
-            if file.path in user.closed:
-                problems.append(
-                    f"{user.name} may not write {file.path}: make its folder that user's own "
-                    f"(chown {user.name}), or take {user.name} out of opencode.users"
-                )
-            elif state is not None and state.user != user.name:
-                problems.append(
-                    f"{file.path} belongs to {state.user}, and {user.name}'s values must go into "
-                    f"it: run chown {user.name} {file.path}"
-                )
+            problem = write_problem(file.path, state, user.name, user.closed, "opencode.users")
+            if problem is not None:
+                problems.append(problem)
     except JsonTextError as error:
         problems.append(str(error))
     return problems
@@ -172,11 +178,11 @@ def _configs(settings: OpenCodeSettings, user: OpenCodeUser) -> dict[ManagedFile
     """A user's configuration: the file that there is, both where there are two."""
     files: dict[ManagedFile, FileState | None] = {}
     if user.config is not None or user.jsonc is None:
-        before = "" if user.config is None else _text(user.config, user.name)
+        before = "" if user.config is None else config_text(user.config, user.name)
         text = user_config(before, settings, user.config_path)
         files[_config(user, user.config_path, user.config, before, text)] = user.config
     if user.jsonc is not None:
-        before = _text(user.jsonc, user.name)
+        before = config_text(user.jsonc, user.name)
         edit = user_config if user.config is None else overriding_config
         text = edit(before, settings, user.jsonc_path)
         files[_config(user, user.jsonc_path, user.jsonc, before, text)] = user.jsonc
@@ -188,26 +194,6 @@ def _config(
 ) -> ManagedFile:
     mode = "644" if state is None else state.mode
     return ManagedFile(path, text, mode=mode, secret=holds_secret(before), as_user=user.name)
-
-
-def _text(state: FileState, user: str) -> str:
-    """A configuration as text; JsonTextError for what is no small UTF-8 file."""
-    if state.kind == "file" and not state.sha256:
-        raise JsonTextError(
-            f"{state.path} belongs to {state.user} and {user} may not read it: "
-            f"run chown {user} {state.path}"
-        )
-    if state.kind != "file" or state.content is None:
-        raise JsonTextError(
-            f"{state.path} is no file of a size that a configuration has: move it away"
-        )
-    try:
-        return state.content.decode()
-    except UnicodeDecodeError as error:
-        line = state.content.count(b"\n", 0, error.start) + 1
-        raise JsonTextError(
-            f"{state.path}:{line}: not UTF-8 text: save it as UTF-8, then run again"
-        ) from None
 
 
 def _artifact(settings: OpenCodeSettings) -> Artifact:

@@ -21,12 +21,10 @@ inside the binary; ``limit`` needs ``context`` and ``output``.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from deploys.common.json_text import JsonText, blank_comments, comments_of
+from deploys.common.json_text import JsonText
 from inventories.settings import OpenCodeAgent, OpenCodeModel, OpenCodeProvider, OpenCodeSettings
 
 SCHEMA = "https://opencode.ai/config.json"
@@ -34,9 +32,6 @@ NPM = "@ai-sdk/openai-compatible"
 SYSTEM_CONFIG = "/etc/opencode/opencode.json"
 USER_CONFIG = ".config/opencode/opencode.json"
 KEY_DIRECTORY = ".config/opencode/llamaherd"
-
-_SECRET_NAME = re.compile(r"key|token|secret|password|authorization|headers|environment", re.I)
-_REFERENCE = re.compile(r"\{(env|file):[^}]*\}")
 
 
 def key_path(provider_id: str) -> str:
@@ -159,29 +154,3 @@ def _edit_provider(editor: JsonText, provider: OpenCodeProvider, *, add: bool = 
         provider.id
     ):
         editor.remove((*at, "options"), "apiKey")
-
-
-def holds_secret(text: str) -> bool:
-    """Whether a configuration holds a secret in the open, so that no diff of it may be shown.
-
-    True too for what can't be read: better no diff than a leaked key.
-    """
-    if any(_SECRET_NAME.search(comment) for comment in comments_of(text)):
-        return True
-    try:
-        return _holds_secret(json.loads(blank_comments(text) or "{}"), False)
-    except (ValueError, RecursionError):
-        return True
-
-
-def _holds_secret(value: Any, named: bool) -> bool:
-    if isinstance(value, Mapping):
-        return any(
-            _holds_secret(item, named or bool(_SECRET_NAME.search(name)))
-            for name, item in value.items()
-        )
-    if isinstance(value, list):
-        return any(_holds_secret(item, named) for item in value)
-    if not isinstance(value, str):
-        return False
-    return named and bool(_REFERENCE.sub("", value).replace("Bearer", "").strip())

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploys.common.json_secrets import holds_secret
 from deploys.common.json_text import JsonTextError
 from deploys.opencode.config import (
-    holds_secret,
     provider_entry,
     system_config,
     user_config,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from pyinfra.connectors.fake import FakeConnector
 from pyinfra.context import ctx_state
 
 from deploys.opencode import opencode
+from deploys.opencode.config import system_config, user_config
 from inventories.settings import OpenCodeSettings, SecretReference
 
 SYSTEM = """@@llamaherd:machine
@@ -27,10 +30,36 @@ x86_64
 """
 
 
+def said(config: object = None, error: str = "") -> list[str]:
+    """What the host answers to the question how OpenCode resolves for its user."""
+    text = "" if config is None else json.dumps(config)
+    answer = f"{text}\n@@exit {0 if config is not None else 1}"
+    encoded = [base64.b64encode(part.encode()).decode() for part in (answer, error)]
+    return [
+        "@@user dev",
+        "@@llamaherd:config",
+        encoded[0],
+        "@@llamaherd:error",
+        encoded[1],
+    ]
+
+
+RESOLVED = {
+    **json.loads(system_config(SETTINGS)),
+    **json.loads(user_config("", SETTINGS, "opencode.json")),
+}
+
+
 class Run:
     """One converge of one fake host: the commands it was sent, and how it ended."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, output: str, settings: Any) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        output: str,
+        settings: Any,
+        resolved: list[str] | None = None,
+    ) -> None:
         self.commands: list[str] = []
         self.inputs: list[str] = []
         answer = FakeConnector.run_shell_command
@@ -45,6 +74,7 @@ class Run:
             "fake_delay": 0,
             "fake_delay_jitter": 0,
             "fake_responses": {
+                "@@user ": resolved or said(RESOLVED),
                 "@@llamaherd:manifest": output.splitlines(),
                 "@@llamaherd:machine": SYSTEM.splitlines(),
                 "systemctl show": ["@@llamaherd:state", "inactive", "@@llamaherd:status", "0"],
@@ -73,6 +103,8 @@ class Run:
             "new=$(mktemp": "write",
             "systemd-run": "job",
             "ln -sfn": "link",
+            "debug config": "check",
+            "rm -f -- /home": "remove",
         }
         return [mark for c in self.commands for text, mark in marks.items() if text in c]
 
@@ -101,7 +133,7 @@ def in_order(tmp: str) -> str:
 def test_the_system_configuration_comes_before_the_binary_and_users_last(converge: Any) -> None:
     run = converge("absent")
     assert not run.failed
-    assert run.changes == ["write", "job", "link", "write", "write"]
+    assert run.changes == ["write", "job", "link", "write", "write", "check"]
     writes = [command for command in run.commands if "new=$(mktemp" in command]
     assert "/etc/opencode/opencode.json" in writes[0]
     assert "runuser -u dev" in writes[1]
@@ -184,3 +216,47 @@ def test_a_missing_secret_fails_the_host_before_anything_changes(
     run = converge("absent", dataclasses.replace(SETTINGS, providers=(provider,)))
     assert run.failed
     assert run.changes == []
+
+
+def test_a_host_in_order_is_not_asked_how_it_resolves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODER_KEY", "generated-key")
+    run = Run(monkeypatch, in_order((RECORDED / "installed.txt").read_text()), SETTINGS)
+    assert not any("debug config" in command for command in run.commands)
+
+
+def test_a_changed_system_configuration_is_checked_for_every_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CODER_KEY", "generated-key")
+    settings = dataclasses.replace(SETTINGS, instructions=("/etc/rules.md",))
+    run = Run(monkeypatch, in_order((RECORDED / "installed.txt").read_text()), settings)
+    assert not run.failed
+    assert run.changes == ["write", "check"]
+
+
+def test_what_opencode_does_not_take_is_put_back_and_fails_the_host(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CODER_KEY", "generated-key")
+    text = in_order((RECORDED / "installed.txt").read_text())
+    settings = dataclasses.replace(
+        SETTINGS,
+        providers=(
+            dataclasses.replace(SETTINGS.providers[0], base_url="http://127.0.0.1:9999/v1"),
+        ),
+    )
+    run = Run(monkeypatch, text, settings, said(error="Error: bad file reference"))
+    assert run.failed
+    assert run.changes == ["write", "check", "write"]
+    assert "does not take dev's configuration: bad file reference: mend it" in caplog.text
+    new, back = [base64.b64decode(text) for text in run.inputs if text.startswith("ewo")]
+    assert b"9999" in new
+    assert b"8888" in back
+
+
+def test_a_new_file_that_opencode_does_not_take_goes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODER_KEY", "generated-key")
+    wrong = said({**RESOLVED, "small_model": "cloud/small"})
+    run = Run(monkeypatch, (RECORDED / "absent.txt").read_text(), SETTINGS, wrong)
+    assert run.failed
+    assert run.changes[-2:] == ["check", "remove"]
