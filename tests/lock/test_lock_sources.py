@@ -190,7 +190,7 @@ def test_an_unknown_release_is_said_so(files: FileServer, tmp_path: Path) -> Non
 
 
 def test_the_next_generation_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(PinError, match=r"2\.x is another generation"):
+    with pytest.raises(PinError, match=r"2\.x .npm.s @opencode.cli. is another generation"):
         resolve(request("opencode", {"version": "2.0.1"}), world(tmp_path))
 
 
