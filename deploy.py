@@ -1,5 +1,6 @@
 """What a converge does, in order: the table of contents."""
 
+from deploys.claude_code import claude_code
 from deploys.common.summary import summarise_failures
 from deploys.cuda import cuda
 from deploys.drift_timer import drift_timer
@@ -21,4 +22,5 @@ llama_cpp()
 models()
 llama_server()
 opencode()
+claude_code()
 drift_timer()

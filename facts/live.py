@@ -24,6 +24,7 @@ from urllib.parse import quote
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
+from facts.claude_code import KEY as CLAUDE_KEY
 from facts.opencode import COMMAND
 from facts.sections import SECTION, split_sections
 from facts.values import FactValue
@@ -334,6 +335,49 @@ done
 
 _USER = "@@user "
 
+# Run by the user, with what the settings say. Arguments: URL BODY SECONDS
+_MESSAGES_AS_USER = f"""{_ASK}
+cd / && use_key "$HOME/{CLAUDE_KEY}"
+ask messages --max-time "$3" --header 'anthropic-version: 2023-06-01' \\
+  --header 'Content-Type: application/json' --data-raw "$2" "$1/v1/messages"
+"""
+
+
+class LiveMessages(FactBase[Mapping[str, Answer]]):
+    """A short message to a server's Anthropic endpoint, asked by each user with the user's key.
+
+    + users: account names; one that the host lacks is absent from the answer
+    + base_url: without ``/v1``
+    + timeout: seconds that each may take
+    """
+
+    def command(self, users: Sequence[str], base_url: str, model: str, timeout: int = 120) -> str:
+        body = {
+            "model": model,
+            "max_tokens": 16,
+            "messages": [{"role": "user", "content": "Say hello in one short sentence."}],
+        }
+        words = shlex.join([base_url, json.dumps(body), str(int(timeout))])
+        script = (
+            f"for user in {shlex.join(users)}; do\n"
+            'passwd=$(getent passwd -- "$user") || continue\n'
+            f'echo "{_USER}$user"\n'
+            'home=$(printf %s "$passwd" | cut -d : -f 6)\n'
+            'runuser -u "$user" -- env -i HOME="$home" PATH=/usr/bin:/bin '
+            f"sh -c {shlex.quote(_MESSAGES_AS_USER)} sh {words}\ndone\ntrue"
+        )
+        return f"sh -c {shlex.quote(script)}"
+
+    @staticmethod
+    def default() -> Mapping[str, Answer]:
+        return {}
+
+    def process(self, output: list[str]) -> Mapping[str, Answer]:
+        return {
+            name: parse_answer(split_sections(lines).get("messages", []))
+            for name, lines in _by_user(output)
+        }
+
 
 class LiveOpenCode(FactBase[Sequence[LiveUser]]):
     """How OpenCode's configuration resolves for users, and whether its servers answer them.
@@ -370,13 +414,17 @@ class LiveOpenCode(FactBase[Sequence[LiveUser]]):
 
 def parse_live_opencode(output: Sequence[str]) -> tuple[LiveUser, ...]:
     """The command's lines as users; FactProcessError for output that makes no sense."""
+    return tuple(_parse_user(name, lines) for name, lines in _by_user(output))
+
+
+def _by_user(output: Sequence[str]) -> list[tuple[str, list[str]]]:
     users: list[tuple[str, list[str]]] = []
     for line in output:
         if line.startswith(_USER):
             users.append((line.removeprefix(_USER), []))
         elif users:
             users[-1][1].append(line)
-    return tuple(_parse_user(name, lines) for name, lines in users)
+    return users
 
 
 def _parse_user(name: str, lines: list[str]) -> LiveUser:

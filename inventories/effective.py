@@ -105,6 +105,9 @@ def host_values(merged: Node, name: str, filler: Filler) -> dict[str, Any]:
     opencode = merged.get("opencode")
     if opencode is not None:
         values["opencode"] = filler.fill(opencode, "opencode")
+    clients = merged.get("clients")
+    if clients is not None:
+        values["clients"] = filler.fill(clients, "clients")
     controller = merged.get("controller")
     if controller is not None:
         values["controller"] = controller.value

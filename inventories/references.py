@@ -81,6 +81,19 @@ def resolve_default(
     return next((name for name, found in providers.items() if found == target), None)
 
 
+def claude_code_server(
+    host: str, claude_code: Mapping[str, Any], servers: Sequence[str]
+) -> tuple[str, str] | None:
+    """(host, server) that Claude Code is pointed at; None where nothing says which.
+
+    + servers: names of the host's own servers; the only one is meant where nothing is said
+    """
+    reference = claude_code.get("server")
+    if reference is None:
+        return (host, servers[0]) if len(servers) == 1 else None
+    return split_reference(reference, host)
+
+
 def free_provider_id(taken: Mapping[str, Any]) -> str:
     """``llama.cpp``, or that with a number where somebody uses the name for another server."""
     number, name = 1, IMPLICIT_PROVIDER

@@ -30,13 +30,14 @@ from inventories.lock import (
     opencode_request,
     source_request,
 )
-from inventories.references import find_provider, split_model
+from inventories.references import claude_code_server, find_provider, split_model
 from inventories.settings import (
     DEFAULT_TARGETS,
     MODELS_ROOT,
     Adapter,
     ArchiveSource,
     Artifact,
+    ClaudeCodeSettings,
     CudaProvider,
     CudaSettings,
     DeclaredGpu,
@@ -92,6 +93,7 @@ def resolve_host(fleet: Fleet, lock: Lock, name: str) -> HostSettings:
         models=tuple(model_settings(fleet, lock, model) for model in used),
         servers=servers,
         opencode=_opencode(fleet, lock, host),
+        claude_code=_claude_code(fleet, host),
         drift_timer=_drift_timer(fleet) if host.values.get("controller") else None,
         gpus=declared_gpus(host.values.get("gpus")),
         proxy=_proxy(host.values.get("proxy")),
@@ -553,6 +555,26 @@ def _opencode_model(fleet: Fleet, server: ServerSettings) -> OpenCodeModel:
         images=bool(model.get("mmproj")),
         interleaved=model.get("interleaved") or "reasoning_content",
         tool_call=_flag(model, "tool_call", True),
+    )
+
+
+def _claude_code(fleet: Fleet, host: FleetHost) -> ClaudeCodeSettings | None:
+    values = (host.values.get("clients") or {}).get("claude_code")
+    if not values:
+        return None
+    target = claude_code_server(host.name, values, tuple(host.values.get("servers") or ()))
+    if target is None:
+        raise ValueError(f"{host.name}: Claude Code without a server")  # validation forbids it
+    # The same server as OpenCode would see it: one source for address, model, limit and key.
+    provider = _provider(fleet, host, "claude-code", *target)
+    model = provider.models[0]
+    return ClaudeCodeSettings(
+        users=tuple(values.get("users") or ()),
+        server=provider.server,
+        base_url=provider.base_url.removesuffix("/v1"),
+        model=model.id,
+        output=model.output,
+        api_key=provider.api_key,
     )
 
 

@@ -29,6 +29,7 @@ from inventories.merge import (
 )
 from inventories.opencode_version import refusal
 from inventories.references import (
+    claude_code_server,
     find_provider,
     model_references,
     resolve_default,
@@ -49,7 +50,7 @@ OPENCODE_WITHOUT_PATTERNS = ("todowrite", "question", "webfetch", "websearch", "
 FIRST_BRANCH_WITH_OPEN_MODULES_ONLY = 620
 """NVIDIA's driver installation guide of that branch, "Proprietary Kernel Modules Removed"."""
 
-SECTIONS = ("cuda", "driver", "llama_cpp", "servers", "opencode")
+SECTIONS = ("cuda", "driver", "llama_cpp", "servers", "opencode", "clients")
 """What a profile is made of; ``ssh`` differs from host to host."""
 
 OWN_CMAKE: Mapping[str, str] = {
@@ -179,7 +180,7 @@ class _Rules:
         self._addresses()
         self._controllers()
         for profile in self._profiles():
-            rules = (_host_toolkit, _driver, _host_build, _server_builds, _servers, _opencode)
+            rules = (_host_toolkit, _driver, _host_build, _server_builds, _servers, *_CLIENTS)
             for rule in rules:
                 rule(profile, self)
 
@@ -618,6 +619,35 @@ def _references(profile: _Profile, section: Node, key: Mark, rules: _Rules) -> N
         rules.on_host(profile, key, ("opencode",), message)
 
 
+def _claude_code(profile: _Profile, rules: _Rules) -> None:
+    clients = profile.node.get("clients")
+    section = clients.get("claude_code") if clients is not None else None
+    if clients is None or section is None or section.kind != "mapping":
+        return
+    server = section.get("server")
+    if _refused(server):
+        return
+    path: tuple[str, ...] = ("clients", "claude_code")
+    key = clients.keys["claude_code"]
+    servers = tuple(_entries(profile.node, "servers"))
+    target = claude_code_server("", section.plain(), servers)
+    if target is None:
+        message = (
+            f"say which server Claude Code talks to: server: {' or '.join(servers)}"
+            if servers
+            else "Claude Code has no server to talk to: set server: HOST/SERVER"
+        )
+        rules.on_host(profile, key, path, message)
+        return
+    if server is None:
+        _target(profile, target, key, path, rules, "Claude Code")
+    else:
+        _target(profile, target, server.mark, (*path, "server"), rules, "Claude Code")
+
+
+_CLIENTS = (_opencode, _claude_code)
+
+
 def _at(node: Node, path: tuple[str, ...]) -> Node:
     for name in path:
         node = node.value[name]
@@ -637,16 +667,24 @@ def _model_of(
     provider = find_provider("", name, providers)
     if model is None or provider is None:
         return
-    host, server = providers[provider]
+    if message := _missing_model(profile, providers[provider], model, name, rules):
+        rules.on_host(profile, mark, ("opencode", *below), message)
+
+
+def _missing_model(
+    profile: _Profile, target: tuple[str, str], model: str, name: str, rules: _Rules
+) -> str:
+    """Why a server can't be asked for a model; empty where it can, or where there is no server."""
+    host, server = target
     merged = rules.draft.hosts.get(host or profile.name)
     node = _entries(merged, "servers").get(server) if merged is not None else None
     if node is None or node.kind != "mapping":
-        return
+        return ""
     alone = node.get("model")
     models = [*_entries(node, "models"), *([str(alone.value)] if alone is not None else [])]
-    if model not in models:
-        message = f"{name} has no model {model}{did_you_mean(model, models, known_as='models')}"
-        rules.on_host(profile, mark, ("opencode", *below), message)
+    if model in models:
+        return ""
+    return f"{name} has no model {model}{did_you_mean(model, models, known_as='models')}"
 
 
 def _permissions(profile: _Profile, owner: Node, path: tuple[str, ...], rules: _Rules) -> None:
@@ -663,8 +701,9 @@ def _target(
     mark: Mark,
     path: tuple[str, ...],
     rules: _Rules,
+    client: str = "OpenCode",
 ) -> None:
-    """Check the server that a reference of OpenCode means; host "" is the profile's own."""
+    """Check the server that a client's reference means; host "" is the profile's own."""
     host, name = target[0] or profile.name, target[1]
     hosts = rules.draft.hosts
     if host not in hosts:
@@ -680,9 +719,9 @@ def _target(
     if server.kind != "mapping":
         return
     if _value(server, "unix_socket", False) is True:
-        message = f"{host}/{name} listens on a unix socket, where OpenCode can't: give it a port"
+        message = f"{host}/{name} listens on a unix socket, where {client} can't: give it a port"
         rules.on_host(profile, mark, path, message)
-    _enough_context(host, name, server, rules)
+    _enough_context(host, name, server, client, rules)
     bound = _value(server, "host", "127.0.0.1")
     elsewhere = tuple(other for other in profile.hosts if target[0] and other != host)
     if elsewhere and "address" not in server.value and bound is not None and is_loopback(bound):
@@ -702,7 +741,7 @@ def _server_hint(host: str, name: str, hosts: Mapping[str, Node]) -> str:
     return f", which has none; did you mean {elsewhere[0]}/{name}?" if elsewhere else ""
 
 
-def _enough_context(host: str, name: str, server: Node, rules: _Rules) -> None:
+def _enough_context(host: str, name: str, server: Node, client: str, rules: _Rules) -> None:
     models = _entries(server, "models")
     owner = _Profile(rules.draft.hosts[host], (host,))
     for below, node in ((), server), *((("models", m), node) for m, node in models.items()):
@@ -712,7 +751,7 @@ def _enough_context(host: str, name: str, server: Node, rules: _Rules) -> None:
         if context.value >= MINIMUM_OPENCODE_CONTEXT:
             continue
         message = (
-            f"{context.value} tokens are too few for OpenCode, which uses this server: "
+            f"{context.value} tokens are too few for {client}, which uses this server: "
             f"set at least {MINIMUM_OPENCODE_CONTEXT}"
         )
         path = ("servers", name, *below, "context")

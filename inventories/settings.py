@@ -509,6 +509,25 @@ class OpenCodeSettings:
 
 
 @dataclass(frozen=True)
+class ClaudeCodeSettings:
+    """What points Claude Code at a server's Anthropic endpoint; the program is not ours.
+
+    + users: accounts whose ``~/.claude/settings.json`` gets our values
+    + server: ``HOST/SERVER``, for messages and checks
+    + base_url: without ``/v1``
+    + model: what it asks for, in the background too
+    + output: tokens of one answer at most
+    """
+
+    users: tuple[str, ...]
+    server: str
+    base_url: str
+    model: str
+    output: int
+    api_key: SecretReference | None = None
+
+
+@dataclass(frozen=True)
 class KnownHost:
     """How ssh names a host in known_hosts, and the file in which this machine finds its keys.
 
@@ -593,6 +612,7 @@ class HostSettings:
     models: tuple[ModelSettings, ...] = ()
     servers: tuple[ServerSettings, ...] = ()
     opencode: OpenCodeSettings | None = None
+    claude_code: ClaudeCodeSettings | None = None
     drift_timer: DriftTimerSettings | None = None
     gpus: tuple[DeclaredGpu, ...] | None = None
     proxy: ProxySettings | None = None

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from deploys.common.claude_code import HELPER, environment
 from deploys.common.opencode_resolved import config_differences, opencode_said
 from inventories.settings import (
+    ClaudeCodeSettings,
     HostSettings,
     LlamaCppSettings,
     OpenCodeProvider,
@@ -22,6 +24,7 @@ from inventories.settings import (
 
 if TYPE_CHECKING:
     # For types alone: it loads pyinfra, and whoever asks hosts must patch for gevent before that.
+    from facts.claude_code import ClaudeCodeUser
     from facts.live import Answer, LiveServerState, LiveUser
 
 _PAD = 256
@@ -477,3 +480,77 @@ def _judge_reach(found: _Findings, provider: OpenCodeProvider, answer: Answer | 
         ", ".join(wanted),
         f"converge {provider.server.partition('/')[0]}",
     )
+
+
+# Claude Code ------------------------------------------------------------------------------------
+
+
+def judge_claude_code(
+    host: str,
+    settings: ClaudeCodeSettings,
+    users: Mapping[str, ClaudeCodeUser],
+    answers: Mapping[str, Answer],
+) -> list[Finding]:
+    """What each user's settings say, and what the server answers to a message sent by them."""
+    findings: list[Finding] = []
+    for name in settings.users:
+        found = _Findings(host, f"user {name}")
+        user = users.get(name)
+        if user is None:
+            found.bad(
+                "claude code",
+                f"the host has no account {name}",
+                f"create it (useradd --create-home {name}), or take it out of "
+                "clients.claude_code.users",
+            )
+        elif differences := claude_code_differences(settings, user):
+            found.bad("claude code", "; ".join(differences), "converge the host")
+        else:
+            _judge_message(found, settings, answers.get(name))
+        findings += found.all
+    return findings
+
+
+def claude_code_differences(settings: ClaudeCodeSettings, user: ClaudeCodeUser) -> list[str]:
+    """Where a user's settings don't point at the server, in words; never a key's value."""
+    text = b"" if user.settings is None else user.settings.content or b""
+    try:
+        said = json.loads(text or b"{}")
+    except ValueError:
+        return [f"{user.path} is not JSON"]
+    wanted = environment(settings)
+    seen = said.get("env") if isinstance(said, dict) else None
+    values = seen if isinstance(seen, dict) else {}
+    wrong = [name for name, value in wanted.items() if values.get(name) != value]
+    if settings.api_key is not None:
+        if said.get("apiKeyHelper") != HELPER:
+            wrong.append("apiKeyHelper")
+        if values.get("ANTHROPIC_AUTH_TOKEN"):
+            wrong.append("ANTHROPIC_AUTH_TOKEN (it wins over apiKeyHelper: take it out by hand)")
+        if user.key is None:
+            wrong.append("the key file")
+    return [f"{user.path}: not as declared: {', '.join(wrong)}"] if wrong else []
+
+
+def _judge_message(found: _Findings, settings: ClaudeCodeSettings, answer: Answer | None) -> None:
+    what = f"{settings.base_url}/v1/messages"
+    if answer is None:
+        found.bad("claude code", f"{what} was not asked", "run again")
+        return
+    message = answer.json()
+    if answer.status in (401, 403):
+        remedy = "the user's key is not the server's: converge both hosts"
+        found.bad("claude code", _said(answer, what), remedy)
+    elif answer.status != 200:
+        remedy = f"verify {settings.server} itself; then its address, `host` setting and firewalls"
+        found.bad("claude code", _said(answer, what), remedy)
+    elif not isinstance(message, dict) or message.get("type") != "message":
+        found.bad("claude code", f"{what} answers no message", "is it a llama-server?")
+    else:
+        found.compare(
+            "claude code",
+            message.get("model") == settings.model,
+            f"{message.get('model')} answers",
+            settings.model,
+            f"converge {settings.server.partition('/')[0]}",
+        )

@@ -34,8 +34,10 @@ from llamaherd.arguments import (
 from llamaherd.tables import WIDTH, table
 from llamaherd.verification import (
     Finding,
+    claude_code_differences,
     client_name,
     endpoint,
+    judge_claude_code,
     judge_opencode,
     judge_served,
     judge_server,
@@ -45,6 +47,8 @@ from schemas.validate import did_you_mean
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
+
+    from facts.live import Answer
 
 COMPLETION_SECONDS = 120
 # What each question may take on the host, a little more than the limits in facts/live.py.
@@ -263,6 +267,8 @@ def host_seconds(settings: HostSettings, timeout: int) -> float:
     if settings.opencode is not None:
         one = _OPENCODE + len(settings.opencode.providers) * _REQUEST
         seconds += len(settings.opencode.users) * one
+    if settings.claude_code is not None:
+        seconds += len(settings.claude_code.users) * (_REQUEST + timeout)
     return seconds
 
 
@@ -273,6 +279,9 @@ def _examine(host: Host, settings: HostSettings, timeout: int, found: list[Findi
         found += _guarded(settings.name, f"server {server.name}", question)
     if settings.opencode is not None and settings.opencode.users:
         found += _guarded(settings.name, "host", partial(_ask_opencode, host, settings))
+    if settings.claude_code is not None and settings.claude_code.users:
+        question = partial(_ask_claude_code, host, settings, timeout)
+        found += _guarded(settings.name, "host", question)
 
 
 def _guarded(host: str, subject: str, question: Callable[[], list[Finding]]) -> list[Finding]:
@@ -323,6 +332,28 @@ def _ask_opencode(host: Host, settings: HostSettings) -> list[Finding]:
     providers = {provider.id: provider.base_url for provider in settings.opencode.providers}
     users = ask(host, LiveOpenCode, users=settings.opencode.users, providers=providers)
     return judge_opencode(settings.name, settings.opencode, users)
+
+
+def _ask_claude_code(host: Host, settings: HostSettings, timeout: int) -> list[Finding]:
+    from facts.claude_code import ClaudeCode
+    from facts.live import LiveMessages
+    from llamaherd.runner import ask
+
+    wanted = settings.claude_code
+    assert wanted is not None
+    users = ask(host, ClaudeCode, users=wanted.users)
+    whole = [name for name, user in users.items() if not claude_code_differences(wanted, user)]
+    answers: Mapping[str, Answer] = {}
+    if whole:
+        answers = ask(
+            host,
+            LiveMessages,
+            users=whole,
+            base_url=wanted.base_url,
+            model=wanted.model,
+            timeout=timeout,
+        )
+    return judge_claude_code(settings.name, wanted, users, answers)
 
 
 class _Progress:

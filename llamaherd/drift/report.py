@@ -24,6 +24,7 @@ COMPONENTS = (
     "models",
     "llama_server",
     "opencode",
+    "claude_code",
     "drift_timer",
 )
 

@@ -12,7 +12,7 @@ from converge_support import changed
 
 pytestmark = pytest.mark.lab
 
-# DESIGN.md's budget for a host in order with one server and OpenCode.
+# DESIGN.md's budget for a host in order with one server and OpenCode; Claude Code included.
 MOST_COMMANDS = 15
 MOST_OPERATIONS = 12
 
@@ -95,6 +95,7 @@ def test_the_key_is_on_the_host_in_root_only_files_and_nowhere_else(site) -> Non
     ).splitlines()
     assert set(held) == {
         "/etc/llama-server/coder/api-key",
+        "/home/dev/.claude/llamaherd.key",
         "/home/dev/.config/opencode/llamaherd/llama.cpp.key",
         "/run/credentials/llama-server@coder.service/api-key",
     }

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from fleet_support import problems_of
 
+from deploys.claude_code.config import user_settings
 from deploys.common.downloads import fetch_lines
 from deploys.cuda import repository, wheels
 from deploys.drift_timer.units import unit_files
@@ -61,6 +62,7 @@ MODELS = "the models' transfers"
 SERVER = "the servers' files"
 OPENCODE = "OpenCode's files"
 INSTALL = "OpenCode's installation"
+CLAUDE = "Claude Code's settings"
 TIMER = "the scheduled check's units"
 
 HOST = "gpu"
@@ -191,6 +193,7 @@ def host_texts(settings: HostSettings, folder: Path) -> dict[str, str]:
         MODELS: "\n".join(model_texts(settings, folder)),
         SERVER: "\n".join(server_texts(settings, folder)),
         OPENCODE: "\n".join(opencode_texts(settings)),
+        CLAUDE: "\n".join(claude_code_texts(settings)),
         INSTALL: "" if settings.opencode is None else install_text(settings.opencode),
         TIMER: "\n".join(
             file.content
@@ -267,6 +270,14 @@ def opencode_texts(settings: HostSettings) -> Iterator[str]:
     yield f"# {SYSTEM_CONFIG}\n{system_config(opencode)}"
     for user in opencode.users:
         yield f"# ~{user}/{USER_CONFIG}\n{user_config('', opencode, user)}"
+
+
+def claude_code_texts(settings: HostSettings) -> Iterator[str]:
+    """Each user's settings."""
+    claude_code = settings.claude_code
+    for user in claude_code.users if claude_code is not None else ():
+        assert claude_code is not None
+        yield f"# ~{user}/.claude/settings.json\n{user_settings('', claude_code, user)}"
 
 
 # Pins -------------------------------------------------------------------------------------------

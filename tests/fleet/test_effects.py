@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from effects_support import (
     BUILD,
+    CLAUDE,
     CONNECTION,
     CUDA,
     INSTALL,
@@ -315,6 +316,15 @@ EFFECTS = {
         given="servers: {b: {model: other, port: 1234}}\n" + OFFICE,
     ),
     "opencode.providers.NAME.name": Effect("Office", OPENCODE, '"name": "Office"', given=OFFICE),
+    # Other clients
+    "clients.claude_code.users": Effect(["eva"], CLAUDE, "# ~eva/"),
+    "clients.claude_code.server": Effect(
+        "b",
+        CLAUDE,
+        '"ANTHROPIC_BASE_URL": "http://127.0.0.1:1234"',
+        given="servers: {b: {model: other, port: 1234}}\n"
+        "clients: {claude_code: {users: [dev], server: coder}}",
+    ),
     # The scheduled check
     "drift.schedule": Effect("hourly", TIMER, "OnCalendar=hourly", given=CONTROLLER),
     "drift.randomized_delay": Effect(7, TIMER, "RandomizedDelaySec=7", given=CONTROLLER),
