@@ -531,7 +531,8 @@ def _provider(
 ) -> OpenCodeProvider:
     target = fleet.hosts[host]
     server = server_settings(fleet, target, name)
-    written = client.values["opencode"].get("providers", {}).get(provider, {})
+    opencode = client.values.get("opencode") or {}
+    written = (opencode.get("providers") or {}).get(provider, {})
     local = host == client.name
     address = _local_address(server) if local else server.address
     return OpenCodeProvider(

@@ -398,3 +398,12 @@ def test_the_named_test_is_there_and_speaks_of_the_key(path: str) -> None:
     ]
     source = ast.get_source_segment(text, function) or ""
     assert path.rpartition(".")[2] in source
+
+
+def test_a_host_may_have_claude_code_and_nothing_else(tmp_path: Path) -> None:
+    given = "servers: {coder: {host: 0.0.0.0, api_key: {env: SECRET_OF_TEST}}}"
+    desk = "hosts: {desk: {clients: {claude_code: {users: [eva], server: gpu/coder}}}}"
+    text = written(Effect(None, CLAUDE, "", given=given, top=desk), (), change=False)
+    settings = shown(text, tmp_path, "desk")[CLAUDE]
+    assert '"ANTHROPIC_BASE_URL": "http://gpu:8888"' in settings
+    assert '"apiKeyHelper": "cat ~/.claude/llamaherd.key"' in settings
