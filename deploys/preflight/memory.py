@@ -9,6 +9,7 @@ host's GPUs, cards that are missing or others are told, too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby, zip_longest
 from typing import Any
 
@@ -132,7 +133,9 @@ def _gpu_memory(settings: HostSettings, gpus: Sequence[Gpu]) -> list[Change]:
         model = next((model for model in settings.models if model.name == name), None)
         if model is None or model.dimensions is None:
             return None
-        extra = sum(file.size for file in model.files if file.name == model.mmproj)
+        # Shards come first; a projector and adapters are files of their own.
+        own = {model.mmproj, *(adapter.file for adapter in model.adapters)}
+        extra = sum(file.size for file in model.files if file.name in own)
         return model.dimensions, extra
 
     servers = [server for server in settings.servers if not _on_cpu(settings, server)]
@@ -164,6 +167,12 @@ def _host_memory(
         files[model.name] = sum(file.size for file in model.files)
         size = cache_bytes(model.dimensions, load) + state_bytes(model.dimensions, load)
         caches[server.name] = caches.get(server.name, 0) + size
+        draft = None if server.draft is None else settings.model(server.draft.model)
+        if draft is not None:
+            files[draft.name] = sum(file.size for file in draft.files)
+        if draft is not None and draft.dimensions is not None:
+            plain = replace(load, type_k="f16", type_v="f16")
+            caches[server.name] += cache_bytes(draft.dimensions, plain)
     needed = sum(files.values()) + sum(caches.values())
     if not memory or needed <= memory:
         return []

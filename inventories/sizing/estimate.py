@@ -76,6 +76,20 @@ def padded(tokens: int) -> int:
     return -(-tokens // STEP) * STEP
 
 
+def draft_bytes(dimensions: Dimensions | None, load: Load) -> int:
+    """What a draft model takes beside the model that it drafts for; 0 where nothing is known.
+
+    + load: of the server; the draft model holds as many tokens, in a cache of its own type (f16)
+    """
+    if dimensions is None:
+        return 0
+    own = replace(load, type_k="f16", type_v="f16", cpu_moe=0)
+    try:
+        return estimate(dimensions, own).total()
+    except SizingError:
+        return 0
+
+
 def estimate(dimensions: Dimensions, load: Load, extra: int = 0) -> Memory:
     """What a server of this model takes.
 

@@ -17,7 +17,7 @@ class KnownModel:
 
     + source: ``lock`` (its own header) or ``catalogue`` (the file's size, split by shares)
     + quant: None where neither says it
-    + extra: bytes of a projector's file
+    + extra: bytes of a projector's file and of adapters
     """
 
     dimensions: Dimensions
@@ -35,6 +35,7 @@ def known_model(fleet: Fleet, lock: Lock | None, name: str) -> KnownModel | None
     values = fleet.models[name]
     if pin is not None and pin.dimensions is not None and pin.request == model_request(fleet, name):
         extra = sum(file.size for file in pin.files if file.name == pin.mmproj)
+        extra += sum(file.size for file in (pin.adapters or {}).values())
         return KnownModel(pin.dimensions, "lock", None, extra)
     if not values.get("catalogue"):
         return None

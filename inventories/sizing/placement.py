@@ -49,7 +49,7 @@ class Want:
     """A server that wants memory.
 
     + gpus: None for all, else indices or UUIDs
-    + extra: bytes of a projector's file
+    + extra: bytes of a projector's file, of adapters, and of a draft model with its cache
     """
 
     server: str

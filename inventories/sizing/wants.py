@@ -8,12 +8,12 @@ from inventories.llama_options import process_words
 from inventories.server_rules import DEFAULT_MODELS_MAX
 from inventories.settings import ServerSettings
 from inventories.sizing.dimensions import Dimensions, SizingError
-from inventories.sizing.estimate import Load, estimate
+from inventories.sizing.estimate import Load, draft_bytes, estimate
 from inventories.sizing.options import load_of
 from inventories.sizing.placement import Want
 
 Known = Callable[[str], tuple[Dimensions, int] | None]
-"""A model's dimensions and the bytes of its projector by its name; None where nobody knows."""
+"""Dimensions of a model, and bytes of its projector and adapters, by name; None for an unknown one."""
 
 
 def server_load(server: ServerSettings) -> Load | None:
@@ -29,10 +29,17 @@ def wants_of(server: ServerSettings, known: Known) -> list[Want]:
     for served in server.served:
         load, model = server_load(served), known(served.model)
         if load is not None and model is not None:
-            found.append(Want(server.name, served.model, model[0], load, served.gpus, model[1]))
+            extra = model[1] + _draft(served, load, known)
+            found.append(Want(server.name, served.model, model[0], load, served.gpus, extra))
     found.sort(key=_size, reverse=True)
     limit = DEFAULT_MODELS_MAX if server.models_max is None else server.models_max
     return found[: limit or None]
+
+
+def _draft(server: ServerSettings, load: Load, known: Known) -> int:
+    """Bytes of a server's draft model; 0 for none, and for one that nobody knows."""
+    drafts = None if server.draft is None else known(server.draft.model)
+    return 0 if drafts is None else draft_bytes(drafts[0], load)
 
 
 def _size(want: Want) -> int:

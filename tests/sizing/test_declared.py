@@ -164,3 +164,11 @@ def test_validate_and_converge_refuse_it(
     write_lock(path, replace(lock_of(locked, "gpt-oss-20b"), llama_cpp={"b8146": source}))
     assert main(["validate", str(path)]) == 0
     assert len(pyinfra_groups(path)["all"]) == 1
+
+
+def test_a_draft_model_counts_too() -> None:
+    server = "    servers: {coder: {context: 65536, parallel: 1%s}}\n"
+    hosts = "  a:\n    groups: [ada]\n"
+    assert problems(hosts + server % "") == []
+    (text,) = problems(hosts + server % ", draft: {model: next}")
+    assert "server coder would need" in text

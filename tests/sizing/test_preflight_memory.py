@@ -14,9 +14,11 @@ from facts.gpu import Gpu
 from facts.system import SystemState
 from inventories.resolve import declared_gpus
 from inventories.settings import (
+    Adapter,
     Artifact,
     CudaSettings,
     DeclaredGpu,
+    DraftSettings,
     HostSettings,
     ModelSettings,
     ServerSettings,
@@ -231,3 +233,34 @@ def test_prompts_that_do_not_fit_into_the_hosts_memory_are_refused() -> None:
     (text,) = texts(host(replace(GLM, cache_ram=10**6)))
     assert text.startswith("server coder would keep up to 976.6 GiB of prompts in the host's")
     assert text.endswith("set servers.coder.cache_ram lower")
+
+
+# Beside the model -------------------------------------------------------------------------------
+
+
+def with_draft(settings: HostSettings, draft: str) -> HostSettings:
+    """The same host, its first server with a draft model."""
+    server = replace(settings.servers[0], draft=DraftSettings(draft))
+    models = (*settings.models, model(draft))
+    return replace(settings, servers=(server,), models=models)
+
+
+def test_a_draft_model_and_its_cache_count() -> None:
+    alone = host(replace(GLM, parallel=1))
+    assert texts(alone) == []
+    (text,) = texts(with_draft(alone, "llama-3.1-8b"))
+    assert "server coder would need" in text
+    on_cpu = with_draft(host(replace(GLM, gpus=(), parallel=1)), "llama-3.1-8b")
+    needed = sum(file.size for each in on_cpu.models for file in each.files)
+    assert texts(on_cpu, replace(FACTS, memory_total=64 * GIB)) == []
+    (text,) = texts(on_cpu, replace(FACTS, memory_total=needed + GIB))
+    assert f"weights {needed / GIB:.1f} GiB" in text
+
+
+def test_adapters_count() -> None:
+    settings = host(replace(GLM, parallel=1))
+    (own,) = settings.models
+    file = Artifact("adapters/a.gguf", 8 * GIB, "1" * 64, url="https://hub.example.com/a.gguf")
+    big = replace(own, files=(*own.files, file), adapters=(Adapter("a", file.name),))
+    (text,) = texts(replace(settings, models=(big,)))
+    assert "weights 23.7 GiB" in text
