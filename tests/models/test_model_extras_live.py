@@ -34,6 +34,7 @@ from synthetic import write_gguf  # noqa: E402
 
 pytestmark = pytest.mark.lab
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
+HUB = ROOT / ".lab" / "hub" / "demo" / "SmolLM2-135M-Instruct-GGUF"
 EMBEDDING, RANK = 576, 4
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
@@ -64,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     if program is None:
         pytest.skip("no llama-server: set LLAMA_SERVER, or converge a lab host first")
     folder = tmp_path_factory.mktemp("models")
-    (folder / MODEL).symlink_to(ROOT / ".lab" / "downloads" / MODEL)
+    (folder / MODEL).symlink_to(HUB / MODEL)
     (folder / "adapters").mkdir()
     write_gguf(
         folder / "adapters/nothing.gguf",
