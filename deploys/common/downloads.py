@@ -69,9 +69,13 @@ follow() {
   done | sum > ./sum &
   follower=$!
   exec 3<&-
+  # Written to the disk meanwhile, too: else all of it would be waited for in the end.
+  while sleep 1 && kill -0 $$; do sync --data -- "$1" || break; done >/dev/null 2>&1 &
+  flusher=$!
 }
 hashed() {
   : > ./sum.end; wait $follower || :
+  kill $flusher 2>/dev/null || :
   # Nothing but what was followed counts, and only when it is there still.
   found=none
   [ "$(stat -c %i -- "$1" 2>/dev/null)" != "$following" ] || found=$(cat ./sum)
