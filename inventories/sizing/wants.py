@@ -13,7 +13,7 @@ from inventories.sizing.options import load_of
 from inventories.sizing.placement import Want
 
 Known = Callable[[str], tuple[Dimensions, int] | None]
-"""Dimensions of a model, and bytes of its projector and adapters, by name; None for an unknown one."""
+"""A model's dimensions, and bytes of its projector and adapters; None for one nobody knows."""
 
 
 def server_load(server: ServerSettings) -> Load | None:
