@@ -130,6 +130,18 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "draft", "--spec-draft-model", ("-md", "--model-draft"), env="LLAMA_ARG_SPEC_DRAFT_MODEL"
     ),
+    Option("draft", "--spec-type", env="LLAMA_ARG_SPEC_TYPE"),
+    Option("draft", "--spec-draft-n-max", env="LLAMA_ARG_SPEC_DRAFT_N_MAX"),
+    Option("draft", "--spec-draft-n-min", env="LLAMA_ARG_SPEC_DRAFT_N_MIN"),
+    Option("draft", "--spec-draft-p-min", ("--draft-p-min",), env="LLAMA_ARG_SPEC_DRAFT_P_MIN"),
+    Option(
+        "draft",
+        "--spec-draft-ngl",
+        ("-ngld", "--gpu-layers-draft", "--n-gpu-layers-draft"),
+        env="LLAMA_ARG_N_GPU_LAYERS_DRAFT",
+    ),
+    Option("draft", "--draft-max", ("--draft", "--draft-n"), env="LLAMA_ARG_DRAFT_MAX"),
+    Option("draft", "--draft-min", ("--draft-n-min",), env="LLAMA_ARG_DRAFT_MIN"),
     Option("metrics", "--metrics", env="LLAMA_ARG_ENDPOINT_METRICS"),
     Option("load_on_startup", "--load-on-startup"),  # of a preset only
     # No setting stands for these two: we set them, and a fleet file may set them again.

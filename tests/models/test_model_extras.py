@@ -20,6 +20,7 @@ from deploys.llama_server.unit import (
     server_files,
 )
 from deploys.models import fetches
+from inventories.llama_options import managed
 from inventories.settings import (
     Adapter,
     Artifact,
@@ -150,3 +151,9 @@ def test_each_token_has_a_transfer_of_its_own(monkeypatch: pytest.MonkeyPatch) -
         None: ["d"],
     }
     assert len({made.name for made in found.values()}) == 3
+
+
+@pytest.mark.parametrize("argument", ["--spec-type", "--draft-max", "-ngld", "--draft-p-min=0.5"])
+def test_an_extra_argument_beside_a_draft_model_is_refused(argument: str) -> None:
+    assert managed(argument, {"draft": {"model": "small"}}) is not None
+    assert managed(argument, {}) is None
