@@ -185,7 +185,7 @@ def _memory(probe: Probe) -> Iterator[Finding]:
             "memory.little",
             f"{human_bytes(total)} of memory: the build runs one job at a time, and llama-server "
             "keeps up to 8 GiB of prompts",
-            "set --cache-ram lower in the server's extra_args",
+            "set the server's cache_ram lower",
         )
 
 

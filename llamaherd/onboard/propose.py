@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -284,8 +284,7 @@ def _fit(
     """Whether the servers fit: None where nobody knows."""
     known = True
     notes: list[str] = []
-    for name, server in servers.items():
-        model = str(server.get("model"))
+    for name, model, server in _each_model(servers):
         wanted = int(server["context"]) * int(server["parallel"])
         sized = [s for s in report.serves if s.model == model and _same_quant(s, fleet)]
         largest = max((s.context for s in sized), default=None)
@@ -300,9 +299,20 @@ def _fit(
     return known or None, notes
 
 
+def _each_model(
+    servers: Mapping[str, Mapping[str, Any]],
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Each server's name with a model of it, and the settings that hold for that model."""
+    for name, server in servers.items():
+        several = server.get("models")
+        for model, own in several.items() if several else [(str(server.get("model")), {})]:
+            yield name, model, {**server, **(own or {})}
+
+
 def _same_cache(serves: Serves, server: Mapping[str, Any]) -> bool:
     """Whether the server's cache is no larger than the one that was sized."""
-    return serves.kv in ("", "f16") or serves.kv in server.get("extra_args", ())
+    types = (server.get("cache_type_k"), *server.get("extra_args", ()))
+    return serves.kv in ("", "f16") or serves.kv in types
 
 
 def _same_quant(serves: Serves, fleet: Fleet) -> bool:
@@ -370,7 +380,7 @@ def _group(report: Report, fleet: Fleet, serves: Serves, base: Mapping[str, Any]
         "parallel": parallel,
     }
     if serves.kv not in ("", "f16"):
-        server["extra_args"] = ["--cache-type-k", serves.kv, "--cache-type-v", serves.kv]
+        server |= {"cache_type_k": serves.kv, "cache_type_v": serves.kv}
     group: dict[str, Any] = {}
     cuda = _cuda(report, base)
     if cuda:

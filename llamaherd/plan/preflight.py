@@ -29,12 +29,14 @@ def preflight_rows(
     + costs: what a converge would bring to the host
     """
     found = by_area(settings, facts)
+    ports = [str(server.port) for server in settings.servers if server.port]
     details = {
         "rights": "as root" if settings.ssh.user == "root" else f"by sudo as {settings.ssh.user}",
         "system": _system(facts),
         "GPU": _gpus(settings, facts),
         "memory": human_bytes(facts.memory_total),
-        "ports": ", ".join(str(server.port) for server in settings.servers) or "none needed",
+        "ports": ", ".join(str(server.port) for server in settings.servers if server.port)
+        or "none needed",
     }
     rows = []
     for area, changes in found.items():

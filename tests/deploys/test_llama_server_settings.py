@@ -22,9 +22,11 @@ from deploys.llama_server.unit import (
     render_unit,
     server_files,
 )
+from inventories.fleet import load_fleet
 from inventories.llama_options import OPTIONS, managed
 from inventories.settings import HostSettings, from_data, to_data
 from inventories.sizing.dimensions import CacheLayers, Dimensions
+from llamaherd.models import fleet_known
 
 ROUTER = "models: {glm: {}, small: {}}, port: 8888"
 
@@ -270,3 +272,22 @@ def test_opencode_offers_every_model_of_a_router_with_its_own_limit(tmp_path: Pa
     ]
     assert settings.opencode.default_model == "llama.cpp/glm"
     assert {model.name for model in settings.models} == {"glm", "small"}
+
+
+def test_two_servers_of_a_host_get_the_gpus_that_each_was_given(tmp_path: Path) -> None:
+    units = [
+        render_unit(instance_of(settings_of(tmp_path, whole(f"gpus: [{gpu}]")), gpu=True))
+        for gpu in (0, 1)
+    ]
+    for gpu, unit in enumerate(units):
+        assert f"Environment=CUDA_VISIBLE_DEVICES={gpu}\n" in unit
+        assert "Environment=CUDA_DEVICE_ORDER=PCI_BUS_ID\n" in unit
+
+
+def test_the_list_of_models_names_the_server_that_has_several(tmp_path: Path) -> None:
+    settings_of(tmp_path, f"{{{ROUTER}}}")
+    known = fleet_known(load_fleet(tmp_path / "fleet.yaml"))
+    assert {model.name: model.servers for model in known} == {
+        "glm": ("box/coder",),
+        "small": ("box/coder",),
+    }

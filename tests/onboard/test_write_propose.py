@@ -129,7 +129,7 @@ def test_with_nothing_to_serve_the_box_gets_an_entry_without_servers(tmp_path: P
 def test_a_smaller_cache_type_is_part_of_the_new_server(tmp_path: Path) -> None:
     report = report_of("10.0.0.17", gpu(0), serves=(fits("tiny", 300000, kv="q8_0"),))
     server = propose(tmp_path, report).group_entry["servers"]["coder"]
-    assert server["extra_args"] == ["--cache-type-k", "q8_0", "--cache-type-v", "q8_0"]
+    assert (server["cache_type_k"], server["cache_type_v"]) == ("q8_0", "q8_0")
     assert (server["context"], server["parallel"]) == (65536, 2)
 
 
