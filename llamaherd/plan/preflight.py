@@ -35,8 +35,7 @@ def preflight_rows(
         "system": _system(facts),
         "GPU": _gpus(settings, facts),
         "memory": human_bytes(facts.memory_total),
-        "ports": ", ".join(str(server.port) for server in settings.servers if server.port)
-        or "none needed",
+        "ports": ", ".join(ports) or "none needed",
     }
     rows = []
     for area, changes in found.items():
