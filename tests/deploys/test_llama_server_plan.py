@@ -73,6 +73,7 @@ class OnHost:
     files: tuple[ManagedFile, ...] = (account_file(), *server_files(INSTANCE))
     starts_as: str = "active"
     extra_files: tuple[str, ...] = field(default=())
+    more: tuple[str, ...] = ()
 
     def servers(self) -> list[str]:
         lines = ["@@llamaherd:account", *(["998"] if self.account else []), "@@llamaherd:units"]
@@ -88,6 +89,7 @@ class OnHost:
             f"Executable={self.executable}",
             f"Config={self.config}",
             f"ModelCurrent={'yes' if self.model_current else 'no'}",
+            *self.more,
         ]
         return lines
 
@@ -208,6 +210,7 @@ def test_a_bare_host_gets_account_files_and_a_started_server(
         OnHost(executable="/usr/local/bin/llama-server"),
         OnHost(reload=True),
         OnHost(model_current=False),
+        OnHost(more=("Stale=tls-certificate",)),
     ],
     ids=[
         "stopped",
@@ -218,6 +221,7 @@ def test_a_bare_host_gets_account_files_and_a_started_server(
         "other binary",
         "not reloaded",
         "other model file",
+        "renewed certificate",
     ],
 )
 def test_a_process_that_is_not_what_is_declared_is_restarted(
@@ -279,3 +283,20 @@ def test_extra_arguments_that_collide_fail_this_host_before_a_change(
     run = converge(monkeypatch, OnHost(), replace(HOST, servers=(server,)))
     assert run.failed
     assert not run.changed
+
+
+def test_a_missing_certificate_stops_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone = ("Missing=/etc/ssl/llama/cert.pem",)
+    run = converge(monkeypatch, OnHost(active="inactive", files=(), more=gone))
+    assert run.failed
+    assert not run.changed
+
+
+def test_what_must_not_outlive_its_setting_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = "/etc/llama-server/coder"
+    left = tuple(f"{folder}/{name}" for name in ("models.ini", "slots", "chat-template.jinja"))
+    run = converge(monkeypatch, OnHost(extra_files=left))
+    assert all(run.has(f"rm -f -- {path}") for path in left)
+    assert not run.has("systemctl restart")
