@@ -79,8 +79,8 @@ class Running(FactBase[RunningState]):
                 script.append(
                     # A router's models are in processes of their own, in its control group.
                     f"pid=$(systemctl show -P MainPID -- {shlex.quote(unit_name(name))})\n"
-                    'group=/sys/fs/cgroup$(sed -n "s/^0:://p" "/proc/${pid:-0}/cgroup" 2>/dev/null)\n'
-                    'for each in ${pid:-0} $(cat "$group/cgroup.procs"); do '
+                    'group=$(sed -n "s/^0:://p" "/proc/${pid:-0}/cgroup" 2>/dev/null)\n'
+                    'for each in ${pid:-0} $(cat "/sys/fs/cgroup$group/cgroup.procs"); do '
                     'ls -l "/proc/$each/fd"; done 2>/dev/null | grep -q /dev/nvidia-uvm && '
                     f"{{ echo {SECTION}gpu; echo yes; }}"
                 )
