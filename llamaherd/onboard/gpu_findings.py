@@ -64,7 +64,7 @@ def _driver_version(probe: Probe) -> Iterator[Finding]:
     if best is None:
         yield blocker(
             "driver.too-old",
-            f"driver {loaded} runs no CUDA 12, which llama.cpp is built with",
+            f"driver {loaded} runs no CUDA from {MINIMUM_DRIVER[-1][0]} on, which builds take",
             "upgrade the driver to 580 or newer",
         )
     elif best < Version("13.0"):

@@ -147,10 +147,10 @@ BLOCKED = {
         "installed and not loaded",
         "reboot",
     ),
-    "a driver that runs no CUDA 12": (
-        WORKING | {"module": CLOSED_MODULE.replace("550.163.01", "470.256.02")},
+    "a driver that runs no CUDA 11.8": (
+        WORKING | {"module": CLOSED_MODULE.replace("550.163.01", "390.157")},
         "driver.too-old",
-        "runs no CUDA 12",
+        "runs no CUDA from 11.8 on",
         "580 or newer",
     ),
     "no sudo": (WORKING | {"access": "dev\nnone\ndev"}, "sudo.none", "dev may not", "root"),
