@@ -568,13 +568,15 @@ def _claude_code(fleet: Fleet, host: FleetHost) -> ClaudeCodeSettings | None:
         raise ValueError(f"{host.name}: Claude Code without a server")  # validation forbids it
     # The same server as OpenCode would see it: one source for address, model, limit and key.
     provider = _provider(fleet, host, "claude-code", *target)
-    model = provider.models[0]
+    named = values.get("model") or provider.models[0].id
+    model = next(each for each in provider.models if each.id == named)
     return ClaudeCodeSettings(
         users=tuple(values.get("users") or ()),
         server=provider.server,
         base_url=provider.base_url.removesuffix("/v1"),
         model=model.id,
         output=model.output,
+        small_model=values.get("small_model"),
         api_key=provider.api_key,
     )
 

@@ -643,6 +643,12 @@ def _claude_code(profile: _Profile, rules: _Rules) -> None:
         _target(profile, target, key, path, rules, "Claude Code")
     else:
         _target(profile, target, server.mark, (*path, "server"), rules, "Claude Code")
+    for name in ("model", "small_model"):
+        model = section.get(name)
+        if model is not None and model.kind == "string":
+            message = _missing_model(profile, target, str(model.value), target[1], rules)
+            if message:
+                rules.on_host(profile, model.mark, (*path, name), message)
 
 
 _CLIENTS = (_opencode, _claude_code)

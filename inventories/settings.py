@@ -515,7 +515,8 @@ class ClaudeCodeSettings:
     + users: accounts whose ``~/.claude/settings.json`` gets our values
     + server: ``HOST/SERVER``, for messages and checks
     + base_url: without ``/v1``
-    + model: what it asks for, in the background too
+    + model: what it asks for
+    + small_model: what it asks for in the background; None: the same
     + output: tokens of one answer at most
     """
 
@@ -524,6 +525,7 @@ class ClaudeCodeSettings:
     base_url: str
     model: str
     output: int
+    small_model: str | None = None
     api_key: SecretReference | None = None
 
 

@@ -20,13 +20,14 @@ NO_KEY = "none"
 
 def environment(settings: ClaudeCodeSettings) -> dict[str, str]:
     """What ``env`` must hold."""
+    small = settings.small_model or settings.model
     values = {
         "ANTHROPIC_BASE_URL": settings.base_url,
         "ANTHROPIC_MODEL": settings.model,
         "ANTHROPIC_DEFAULT_OPUS_MODEL": settings.model,
         "ANTHROPIC_DEFAULT_SONNET_MODEL": settings.model,
-        "ANTHROPIC_DEFAULT_HAIKU_MODEL": settings.model,
-        "ANTHROPIC_SMALL_FAST_MODEL": settings.model,
+        "ANTHROPIC_DEFAULT_HAIKU_MODEL": small,
+        "ANTHROPIC_SMALL_FAST_MODEL": small,
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(settings.output),
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",

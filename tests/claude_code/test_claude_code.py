@@ -63,6 +63,14 @@ def test_a_new_file_points_every_model_at_the_server() -> None:
     assert env["ANTHROPIC_AUTH_TOKEN"] == "none"
 
 
+def test_background_requests_may_go_to_a_smaller_model() -> None:
+    env = environment(dataclasses.replace(OPEN, small_model="tiny"))
+    assert {name for name, value in env.items() if value == "tiny"} == {
+        "ANTHROPIC_DEFAULT_HAIKU_MODEL",
+        "ANTHROPIC_SMALL_FAST_MODEL",
+    }
+
+
 def test_a_key_is_read_from_a_file_of_the_user_and_stands_nowhere_else() -> None:
     document = json.loads(user_settings("", KEYED, PATH))
     assert document["apiKeyHelper"] == "cat ~/.claude/llamaherd.key"

@@ -317,6 +317,20 @@ EFFECTS = {
     ),
     "opencode.providers.NAME.name": Effect("Office", OPENCODE, '"name": "Office"', given=OFFICE),
     # Other clients
+    "clients.claude_code.model": Effect(
+        "other",
+        CLAUDE,
+        '"ANTHROPIC_MODEL": "other"',
+        given="servers: {coder: {model: null, models: {glm: {}, other: {}}}}\n"
+        "clients: {claude_code: {users: [dev], server: coder}}",
+    ),
+    "clients.claude_code.small_model": Effect(
+        "other",
+        CLAUDE,
+        '"ANTHROPIC_DEFAULT_HAIKU_MODEL": "other"',
+        given="servers: {coder: {model: null, models: {glm: {}, other: {}}}}\n"
+        "clients: {claude_code: {users: [dev], server: coder}}",
+    ),
     "clients.claude_code.users": Effect(["eva"], CLAUDE, "# ~eva/"),
     "clients.claude_code.server": Effect(
         "b",
