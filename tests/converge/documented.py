@@ -18,7 +18,8 @@ PROGRAMS = (
     *("llamaherd", "pyinfra", "make", "python", "pip", "npm", "cp", "ssh", "ssh-keygen", "hx"),
     *("systemctl", "journalctl", "runuser", "nvidia-smi", "apt-mark", "dkms", "opencode"),
     *("sudo", "chown", "df", "rm", "visudo", "curl", "llama-server", "dmesg", "ss", "git"),
-    *("chmod", "mv", "usermod", "claude"),
+    *("chmod", "mv", "usermod", "claude", "molecule", "mokutil", "timedatectl", "modprobe"),
+    *("update-initramfs", "useradd", "systemd-analyze", "ssh-copy-id", "tar"),
 )
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 _INLINE = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")

@@ -110,6 +110,8 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
         r"llama-server --list-devices",
         Run((("llama-server", "$(ls -d /opt/llama.cpp/*/bin/llama-server)"),), on_host=True),
     ),
+    (r"useradd --create-home NAME", Run((("NAME", "documented"),), on_host=True)),
+    (r"systemd-analyze calendar '...'", Run((("'...'", "daily"),), on_host=True)),
     # The scheduled check
     (r"systemctl start llamaherd-drift.service", By(f"{TIMER}check")),
     (
@@ -168,10 +170,14 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
         By("tests/editor/language_server.py::installed"),
     ),
     (r"hx --health yaml", Foreign("an editor of the user's")),
+    (r"molecule \w+ -s debian13", By("tests/lab/test_scenarios.py::test_scenario")),
     # A machine with a GPU and its driver
     (r"nvidia-smi (-L|-i N -mig 0)", Foreign("the NVIDIA driver's")),
     (r"(nvidia-smi|curl) exited \d+.*", Foreign("words of a message, no command")),
     (r"(dkms status|apt-mark hold|dmesg \| grep -i nvidia)", Foreign("of a host with the driver")),
+    (r"(update-initramfs -u|mokutil .*|modprobe nvidia)", Foreign("of a host with the driver")),
+    (r"timedatectl set-ntp true", Foreign("sets a real machine's clock")),
+    (r"tar -tf", Foreign("an option of tar, named in a sentence")),
     (r"ssh(-keygen)? -[a-zA-Z]", Foreign("an option of OpenSSH, named in a sentence")),
     (r"llamaherd fit( MODEL)?", Run((("llamaherd fit", "llamaherd fit glm-4.7-flash"),))),
 )
