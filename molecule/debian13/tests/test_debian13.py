@@ -21,7 +21,7 @@ SECRETS = {
     for name, value in yaml.safe_load(ENVIRONMENT.read_text()).items()
     if name.startswith("LAB_")
 }
-SERVERS = {"quick": (8888, "LAB_QUICK_KEY", 2, 8192), "roomy": (8889, "LAB_ROOMY_KEY", 1, 16384)}
+SERVERS = {"quick": (8888, "LAB_QUICK_KEY", 2, 8192), "single": (8889, "LAB_SINGLE_KEY", 1, 8192)}
 
 
 def connect(name: str) -> Host:
@@ -122,7 +122,7 @@ def test_the_client_offers_both_and_starts_with_the_default(laptop: Host) -> Non
     shown = laptop.run("su - dev -c 'opencode debug config < /dev/null'")
     assert shown.rc == 0, shown.stderr
     effective = json.loads(shown.stdout)
-    assert sorted(effective["enabled_providers"]) == ["quick", "roomy"]
+    assert sorted(effective["enabled_providers"]) == ["quick", "single"]
     assert effective["model"] == "quick/smollm2"
     for name, (port, _, _, context) in SERVERS.items():
         provider = effective["provider"][name]
