@@ -20,8 +20,10 @@ from fleet_support import problems_of
 
 from deploys.claude_code.config import user_settings
 from deploys.common.downloads import fetch_lines
-from deploys.cuda import repository, wheels
+from deploys.common.jobs import Job, through_proxy
+from deploys.cuda import distribution, repository, wheels
 from deploys.drift_timer.units import unit_files
+from deploys.driver import install as driver_install
 from deploys.llama_cpp.build import Machine, build_script, job_count, plan_build, source_script
 from deploys.llama_server.unit import Instance, server_files
 from deploys.opencode.config import SYSTEM_CONFIG, USER_CONFIG, system_config, user_config
@@ -32,6 +34,7 @@ from inventories.fleet import fleet_of
 from inventories.groups import connection_data
 from inventories.lock import (
     CudaPin,
+    DriverPin,
     Lock,
     ModelPin,
     OpenCodePin,
@@ -43,12 +46,15 @@ from inventories.resolve import resolve_host
 from inventories.secrets import resolve_secret
 from inventories.settings import (
     AptPackage,
+    ArchiveSource,
     Artifact,
     CudaRepository,
     CudaSettings,
+    DriverSettings,
     HostSettings,
     OpenCodeSettings,
 )
+from inventories.sizing.declared import check_memory
 from schemas.document import parse_document
 
 # The places that a setting can show in.
@@ -64,6 +70,9 @@ OPENCODE = "OpenCode's files"
 INSTALL = "OpenCode's installation"
 CLAUDE = "Claude Code's settings"
 TIMER = "the scheduled check's units"
+DRIVER = "the driver's job, and whether it may reboot"
+JOBS = "what a job on the host begins with"
+MEMORY = "what is said of memory"
 
 HOST = "gpu"
 BASE = """
@@ -144,7 +153,7 @@ def written(effect: Effect, path: tuple[str, ...], change: bool) -> str:
     if change:
         value: Any = effect.value
         for step in reversed(where(path)):
-            value = [value] if step == "[]" else {step: value}
+            value = [value] if step == "N" else {step: value}
         fleet = merged(fleet, value)
     return json.dumps(fleet)
 
@@ -177,6 +186,7 @@ def shown(text: str, folder: Path, host: str = HOST) -> dict[str, str]:
     return {
         PROBLEMS: problems,
         LOCK: "\n".join(asked),
+        MEMORY: "\n".join(map(str, check_memory(fleet, None))),
         **host_texts(settings, folder),
     }
 
@@ -188,7 +198,9 @@ def host_texts(settings: HostSettings, folder: Path) -> dict[str, str]:
     return {
         CONNECTION: json.dumps(connection, default=str),
         PACKAGES: " ".join(wanted(settings)),
-        CUDA: cuda_text(settings.cuda),
+        CUDA: "\n".join(map(cuda_text, settings.toolkits)),
+        DRIVER: driver_text(settings.driver),
+        JOBS: through_proxy(Job("x", "x", "true"), settings.proxy).script,
         BUILD: "\n".join(build_texts(settings)),
         MODELS: "\n".join(model_texts(settings, folder)),
         SERVER: "\n".join(server_texts(settings, folder)),
@@ -209,21 +221,30 @@ def cuda_text(settings: CudaSettings | None) -> str:
         return "" if settings is None else f"root {settings.root}"
     if settings.provider == "wheels":
         return wheels.job(settings).script
-    return repository.script(settings, settings.repositories[0], CudaState())
+    if settings.provider == "distribution":
+        return f"{settings.version} of the distribution: {distribution.script()}"
+    return repository.script([str(settings.root)], settings.repositories[0], CudaState())
+
+
+def driver_text(settings: DriverSettings | None) -> str:
+    """The job that installs the driver."""
+    if settings is None:
+        return ""
+    script = driver_install.script(settings, settings.repositories[0], CudaState(), False)
+    return f"reboot {settings.reboot}\n{script}"
 
 
 def build_texts(settings: HostSettings) -> Iterator[str]:
     """Where the source comes from and how it is compiled."""
-    if settings.llama_cpp is None:
-        return
-    cuda = settings.cuda or CudaSettings()
-    build = plan_build(settings.llama_cpp, cuda, Machine("debian12", "x86_64", "a CPU", ("89",)))
-    yield source_script(settings.llama_cpp, build)
-    source = settings.llama_cpp.source
-    if hasattr(source, "artifact"):
-        yield fetch_lines((source.artifact,), build.work)
-    jobs = job_count(settings.llama_cpp, 64, 10**13, cuda.root is not None)
-    yield build_script(build, jobs)
+    machine = Machine("debian12", "x86_64", "a CPU", ("89",))
+    for settings_of_it, cuda in settings.builds:
+        build = plan_build(settings_of_it, cuda, machine)
+        yield source_script(settings_of_it, build)
+        source = settings_of_it.source
+        if isinstance(source, ArchiveSource):
+            yield fetch_lines((source.artifact,), build.work)
+        jobs = job_count(settings_of_it, 64, 10**13, cuda.root is not None)
+        yield build_script(build, jobs)
 
 
 def model_texts(settings: HostSettings, folder: Path) -> Iterator[str]:
@@ -291,7 +312,13 @@ def artifact(body: Any, name: str, **place: Any) -> Artifact:
 
 def lock_for(requests: tuple[Request, ...]) -> Lock:
     """A lock that answers every request."""
-    pins: dict[str, dict[str, Any]] = {"models": {}, "llama_cpp": {}, "opencode": {}, "cuda": {}}
+    pins: dict[str, dict[str, Any]] = {
+        "models": {},
+        "llama_cpp": {},
+        "opencode": {},
+        "cuda": {},
+        "driver": {},
+    }
     for each in requests:
         pins[each.kind][each.name] = _PINS[each.kind](each.body)
     return Lock(**pins)
@@ -358,4 +385,19 @@ def _cuda(body: Mapping[str, Any]) -> CudaPin:
     )
 
 
-_PINS = {"models": _model, "llama_cpp": _source, "opencode": _opencode, "cuda": _cuda}
+def _driver(body: Mapping[str, Any]) -> DriverPin:
+    version = f"{body['branch']}.1"
+    name = "nvidia-open" if body["modules"] == "open" else "cuda-drivers"
+    package = AptPackage(f"{name}-{body['branch']}", f"{version}-1", "f" * 64)
+    key = artifact(body, "key.asc", url="https://example.org/key")
+    found = CudaRepository("debian12", f"{body['url']}/debian12/x86_64/", key, (package,))
+    return DriverPin(body, version, (found,))
+
+
+_PINS = {
+    "models": _model,
+    "llama_cpp": _source,
+    "opencode": _opencode,
+    "cuda": _cuda,
+    "driver": _driver,
+}

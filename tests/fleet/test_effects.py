@@ -16,8 +16,11 @@ from effects_support import (
     CLAUDE,
     CONNECTION,
     CUDA,
+    DRIVER,
     INSTALL,
+    JOBS,
     LOCK,
+    MEMORY,
     MODELS,
     OPENCODE,
     PACKAGES,
@@ -54,6 +57,10 @@ TLS = "servers: {coder: {tls: {certificate: /c.pem, key: /k.pem}}}"
 NO_PORT = "{opencode: null, servers: {coder: {port: null}}}"
 SOCKET = "{opencode: null, servers: {coder: {port: null, unix_socket: true}}}"
 CONTROLLER = "controller: true"
+MANAGED = "driver: {manage: true}"
+GPU = "gpus: [{name: A Card, memory: 8G}]"
+KNOWN = "models: {glm: {hub: null, catalogue: glm-4.7-flash}}"
+PROXY = "proxy: {http: 'http://a.example.com:3128'}"
 OFFICE = "opencode: {default: office, providers: {office: {server: coder}}}"
 
 EFFECTS = {
@@ -129,7 +136,33 @@ EFFECTS = {
     "cuda.repository.url": Effect("https://cuda.example.com", CUDA, "https://cuda.example.com/"),
     "cuda.repository.key": Effect("own.pub", CUDA, "/own.pub"),
     "cuda.repository.distributions": Effect(["rhel9"], LOCK, '"distributions": ["rhel9"]'),
+    "cuda.profile": Effect("full", LOCK, '"profile": "full"'),
+    # The driver, GPUs, proxy
+    "driver.manage": Effect(True, DRIVER, "nvidia-open-580"),
+    "driver.branch": Effect(570, DRIVER, "nvidia-open-570", given=MANAGED),
+    "driver.modules": Effect("proprietary", DRIVER, "cuda-drivers-580", given=MANAGED),
+    "driver.reboot": Effect("allowed", DRIVER, "reboot allowed", given=MANAGED),
+    "gpus.N.name": Effect("My Card", MEMORY, "My Card", given=GPU, top=KNOWN),
+    "gpus.N.memory": Effect("9G", MEMORY, "9.0 GiB", given=GPU, top=KNOWN),
+    "gpus.N.count": Effect(2, MEMORY, "GPU 1 (A Card)", given=GPU, top=KNOWN),
+    "gpus.N.uuid": Effect(
+        "GPU-1",
+        MEMORY,
+        "server coder would need",
+        given=GPU + "\nservers: {coder: {gpus: [GPU-1]}}",
+        top=KNOWN,
+    ),
+    "proxy.http": Effect("http://a.example.com:3128", JOBS, "http_proxy=http://a.example.com"),
+    "proxy.https": Effect("http://b.example.com:1", JOBS, "https_proxy=http://b.", given=PROXY),
+    "proxy.no_proxy": Effect(["in.example.com"], JOBS, "in.example.com", given=PROXY),
     # llama.cpp
+    "llama_cpp.backends": Effect(["vulkan"], BUILD, "-DGGML_VULKAN=ON"),
+    "llama_cpp.compiler_cache": Effect("sccache", BUILD, "=sccache"),
+    "llama_cpp.flash_attention_quants": Effect(["q8_0-q8_0"], BUILD, "FA_QUANTS=q8_0-q8_0"),
+    "llama_cpp.static": Effect(True, BUILD, "-DGGML_STATIC=ON"),
+    "llama_cpp.rpc": Effect(True, BUILD, "-DGGML_RPC=ON"),
+    "servers.NAME.llama_cpp": Effect({"cmake": {"GGML_LTO": True}}, BUILD, "-DGGML_LTO=ON"),
+    "servers.NAME.cuda": Effect({"version": "12.9"}, CUDA, "cuda-nvcc-12-9"),
     "llama_cpp.repository": Effect("https://git.example.com/x", BUILD, "https://git.example.com/x"),
     "llama_cpp.ref": Effect("b9000", LOCK, '"ref": "b9000"'),
     "llama_cpp.archive.url": Effect(
