@@ -82,6 +82,11 @@ EFFECTS = {
     "models.NAME.mmproj": Effect(True, SERVER, "--mmproj /var/lib/llamaherd/models/org/glm-GGUF/"),
     "models.NAME.sampling": Effect({"top_k": 41}, SERVER, "--top-k 41"),
     "models.NAME.reasoning": Effect(True, OPENCODE, '"interleaved"'),
+    "models.NAME.interleaved": Effect(
+        "reasoning_details", OPENCODE, '"reasoning_details"', top="models: {glm: {reasoning: true}}"
+    ),
+    "models.NAME.tool_call": Effect(False, OPENCODE, '"tool_call": false'),
+    "models.NAME.llama_cpp_build": Effect(9999, PROBLEMS, "needs b9999 or newer"),
     "models.NAME.title": Effect("Our GLM", OPENCODE, '"name": "Our GLM"'),
     "models.NAME.chat_template_file": Effect(
         "glm.jinja", SERVER, "--chat-template-file /etc/llama-server/coder/chat-template.jinja"
