@@ -85,7 +85,10 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     (r"llamaherd lock( my-fleet.yaml)?", Run()),
     (r"llamaherd lock --update \S+", By(f"{LOCK}test_a_pin_stays_until_it_is_updated")),
     (r"llamaherd models", Run()),
-    (r"cp inventories/example.yaml \S+", Run()),
+    (
+        r"cp inventories/example.yaml \S+",
+        Run((("inventories/fleet.yaml", "{folder}/copied.yaml"),)),
+    ),
     # Converge and what comes after it
     (r"(FLEET=my-fleet.yaml )?pyinfra inventory.py deploy.py", Run(typed="y\n")),
     (r"pyinfra inventory.py deploy.py (-y|--dry)", Run(typed="y\n")),
@@ -177,9 +180,16 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     (r"(dkms status|apt-mark hold|dmesg \| grep -i nvidia)", Foreign("of a host with the driver")),
     (r"(update-initramfs -u|mokutil .*|modprobe nvidia)", Foreign("of a host with the driver")),
     (r"timedatectl set-ntp true", Foreign("sets a real machine's clock")),
+    (
+        r"chown NAME( FILE)?",
+        Run((("NAME", "dev"), ("FILE", "")), ("/tmp/documented",), on_host=True),
+    ),
+    (r"claude code", Foreign("the program's name in a sentence")),
+    (r"npm install @opencode-ai/plugin@.*", Foreign("what OpenCode itself runs")),
     (r"tar -tf", Foreign("an option of tar, named in a sentence")),
     (r"ssh(-keygen)? -[a-zA-Z]", Foreign("an option of OpenSSH, named in a sentence")),
-    (r"llamaherd fit( MODEL)?", Run((("llamaherd fit", "llamaherd fit glm-4.7-flash"),))),
+    (r"llamaherd fit MODEL", Run((("MODEL", "glm-4.7-flash"),))),
+    (r"llamaherd fit", Foreign("the command's name in a sentence")),
 )
 
 
@@ -256,6 +266,7 @@ def place(site: Site, tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, P
     (folder / "Makefile").symlink_to(PROJECT / "Makefile")
     (folder / "pyproject.toml").symlink_to(PROJECT / "pyproject.toml")
     assert site.converge().returncode == 0
+    site.lab.run("touch /tmp/documented")
     return site, folder
 
 
