@@ -93,10 +93,14 @@ reference: venv ## docs/reference.md and its kin, from the schemas
 editor: lab-tools venv ## What editors show, into docs/editor.md (fetches a server from npm)
 	$(BIN)/python tests/editor/language_server.py
 
-# A llama-fit-params that runs here: make bench-fit BINARY=.../llama-fit-params
+# A llama-fit-params that runs here: make bench-fit BINARY=.../llama-fit-params. Three more answer
+# more questions: RPC_SERVER=.../ggml-rpc-server (of the same build, made with GGML_RPC),
+# SERVER=.../llama-server, GGUF_PARSER=.../gguf-parser; what isn't asked stays as recorded.
 BINARY ?= llama-fit-params
+MORE = $(if $(RPC_SERVER),--rpc-server $(RPC_SERVER)) $(if $(SERVER),--server $(SERVER)) \
+    $(if $(GGUF_PARSER),--gguf-parser $(GGUF_PARSER))
 bench-fit: venv ## Sizing against llama.cpp's own, into docs/sizing.md (BINARY=llama-fit-params)
-	$(BIN)/python benchmarks/fit.py --binary $(BINARY) --write
+	$(BIN)/python benchmarks/fit.py --binary $(BINARY) $(MORE) --write
 
 clean: ## Lab hosts, virtual environment and whatever tools left here; the cache stays
 	@if [ -x $(BIN)/python ] && [ -d .lab ]; then for state in .lab/*/lab.json; do \

@@ -76,7 +76,10 @@ def add_parser(subparsers: Subparsers) -> None:
         f"(default: {', '.join(DEFAULT_GPUS)} each on its own)",
     )
     parser.add_argument(
-        "--context", type=_positive, metavar="N", help="tokens that one session needs"
+        "--context",
+        type=_tokens,
+        metavar="N",
+        help="tokens that one session needs: 65536 or 64k (default: the most that fit)",
     )
     parser.add_argument(
         "--parallel", type=_positive, default=1, metavar="N", help="sessions at once (default 1)"
@@ -94,6 +97,13 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_json_argument(parser)
     parser.set_defaults(func=run)
+
+
+def _tokens(text: str) -> int:
+    """Tokens, also as people say them: 64k is 65,536."""
+    if text.lower().endswith("k"):
+        return _positive(str(_natural(text[:-1]) * 1024))
+    return _positive(text)
 
 
 def _positive(text: str) -> int:
@@ -188,6 +198,10 @@ def find_model(name: str, fleet_path: Path | None) -> Sized:
         return _local(Path(name))
     if "/" in name and ":" in name:
         return _on_hub(name)
+    if name.count("/") == 1 and not Path(name).exists() and not name.startswith((".", "~")):
+        raise CommandError(
+            f"{name}: which quantisation? name it as {name}:Q4_K_M (a file ends in .gguf)"
+        )
     fleet = load_fleet(fleet_path) if fleet_path is not None else None
     if fleet is not None and name in fleet.models:
         return fleet_model(fleet, name)
@@ -309,7 +323,7 @@ def row_document(row: Row) -> dict[str, Any]:
         else {
             "weights": found.memory.weights,
             "cache": found.memory.cache,
-            "compute": found.memory.compute * len(row.gpus),
+            "compute": found.memory.buffers(len(row.gpus)),
             "host": found.memory.host,
             "margin": found.needed - found.memory.total(len(row.gpus)),
             "needed": found.needed,
@@ -333,6 +347,8 @@ def render(answer: Answer, question: Question = ANYTHING) -> str:
     advice = zip(answer.boxes, answer.advice, strict=True)
     parts += ["", *(_filled(_sentence(gpus, found)) for gpus, found in advice)]
     notes = "Compute is an estimate; the margin is for the driver, fragmentation and splitting."
+    if question.context and question.context > dimensions.context:
+        notes += f" It was trained for {dimensions.context:,} tokens: more of them may be nonsense."
     if model.estimated:
         notes += " Weights follow from the file's size."
     return "\n".join([*parts, textwrap.fill(notes, WIDTH)])
@@ -377,7 +393,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{found.load.context:,}",
         _gib(memory.weights),
         _gib(memory.cache),
-        _gib(memory.compute * len(row.gpus)),
+        _gib(memory.buffers(len(row.gpus))),
         _gib(found.needed - memory.total(len(row.gpus))),
         total,
     )

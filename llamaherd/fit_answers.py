@@ -218,7 +218,7 @@ def _with_experts_outside(
         return None
     layers, host = best.found.load.cpu_moe, best.found.memory.host
     reason = (
-        f"it doesn't fit as a whole: keep the experts of {layers} layers in host memory "
+        f"it doesn't fit as a whole: keep the experts of the first {layers} layers in host memory "
         f"(--n-cpu-moe {layers}), {host / GIB:.2f} GiB there; slower"
     )
     return Recommendation(best, reason)

@@ -96,6 +96,8 @@ class Weights:
     + experts: all experts, which ``--cpu-moe`` keeps in host memory
     + expert_layers: how many layers have experts
     + largest: the heaviest layer, experts included
+    + expert_pattern: a digit for each layer, 1 where it has experts; None where those are simply
+      the last ones
     """
 
     input: int
@@ -104,6 +106,17 @@ class Weights:
     experts: int = 0
     expert_layers: int = 0
     largest: int = 0
+    expert_pattern: str | None = None
+
+    def experts_of_first(self, count: int, layers: int) -> int:
+        """Bytes of experts in the first ``count`` of so many layers, each counted as the average.
+
+        That is what ``--n-cpu-moe`` counts: layers, whether they have experts or not.
+        """
+        if not self.expert_layers:
+            return 0
+        pattern = self.expert_pattern or _last_ones(self.expert_layers, layers)
+        return self.experts * pattern[:count].count("1") // self.expert_layers
 
     @property
     def device(self) -> int:
@@ -192,6 +205,7 @@ def weights_of(tensors: Iterable[Tensor], layers: int) -> Weights:
             continue
         tied = tied and tensor.name != "output.weight"
         output += tensor.size
+    pattern = "".join("1" if layer in with_experts else "0" for layer in range(layers))
     return Weights(
         input=embedding,
         output=output + (embedded if tied else 0),
@@ -199,7 +213,13 @@ def weights_of(tensors: Iterable[Tensor], layers: int) -> Weights:
         experts=experts,
         expert_layers=len(with_experts),
         largest=max(blocks.values(), default=0),
+        expert_pattern=None if pattern == _last_ones(len(with_experts), layers) else pattern,
     )
+
+
+def _last_ones(count: int, layers: int) -> str:
+    """A pattern of layers, the last so many of which have experts: leading ones may be dense."""
+    return "0" * (layers - count) + "1" * count
 
 
 class _Keys:

@@ -37,7 +37,8 @@ class Load:
     + context: tokens of one session
     + parallel: sessions at once; llama-server's ``-c`` is the product
     + unified: one cache for all sessions (``--kv-unified``)
-    + cpu_moe: layers whose experts stay in host memory, from the first one on
+    + cpu_moe: the experts of so many layers stay in host memory, from the first layer on, whether
+      it has experts or not (``--n-cpu-moe``)
     + swa_full: sliding layers keep the whole context (``--swa-full``)
     """
 
@@ -59,16 +60,26 @@ class Memory:
     + cache: K and V; states of recurrent layers as well
     + compute: buffers of one GPU, an estimate
     + host: weights that stay in host memory
+    + inner: of several GPUs, buffers of each but the last one
+    + copies: of several GPUs, what each keeps besides for pipeline parallelism
     """
 
     weights: int
     cache: int
     compute: int
     host: int
+    inner: int = 0
+    copies: int = 0
+
+    def buffers(self, gpus: int = 1) -> int:
+        """Compute buffers on so many GPUs."""
+        if gpus <= 1:
+            return self.compute
+        return self.compute + (gpus - 1) * self.inner + gpus * self.copies
 
     def total(self, gpus: int = 1) -> int:
         """All of it on so many GPUs, margin not counted."""
-        return self.weights + self.cache + self.compute * max(gpus, 1)
+        return self.weights + self.cache + self.buffers(gpus)
 
 
 def padded(tokens: int) -> int:
@@ -100,14 +111,14 @@ def estimate(dimensions: Dimensions, load: Load, extra: int = 0) -> Memory:
     weights = dimensions.weights
     if weights is None:
         raise SizingError(f"the weights of this {dimensions.architecture} model are not known")
-    moved = 0
-    if load.cpu_moe and weights.expert_layers:
-        moved = weights.experts * min(load.cpu_moe, weights.expert_layers) // weights.expert_layers
+    moved = weights.experts_of_first(load.cpu_moe, dimensions.layers)
     return Memory(
         weights=weights.device - moved + extra,
         cache=cache_bytes(dimensions, load) + state_bytes(dimensions, load),
         compute=compute_bytes(dimensions, load),
         host=weights.input + moved,
+        inner=_middle(dimensions, load),
+        copies=_copies(dimensions, load),
     )
 
 
@@ -150,15 +161,30 @@ def compute_bytes(dimensions: Dimensions, load: Load) -> int:
 
     The larger of two moments: the end, where the logits of every token lie beside its embedding;
     and the widest layer (gate, up and their product, for each expert in use, and four embeddings)
-    beside the attention mask in f16.
+    beside the attention mask in f16. Of several GPUs only the last one has the end.
     """
-    size, _ = cells(load)
+    end = (dimensions.vocabulary + dimensions.embedding) * 4
+    return max(end * load.ubatch * 115 // 100, _middle(dimensions, load))
+
+
+def _middle(dimensions: Dimensions, load: Load) -> int:
+    """Buffers of the widest layer."""
     width, inner = dimensions.embedding, dimensions.feed_forward
-    end = dimensions.vocabulary + width
     experts = dimensions.experts_used * (3 * dimensions.expert_feed_forward + 2 * width)
-    middle = max(3 * inner, experts) + 4 * width
-    mask = size * 2 if dimensions.cache else 0
-    return max(end * 4, middle * 4 + mask) * load.ubatch * 115 // 100
+    widest = max(3 * inner, experts) + 4 * width
+    mask = cells(load)[0] * 2 if dimensions.cache else 0
+    return (widest * 4 + mask) * load.ubatch * 115 // 100
+
+
+def _copies(dimensions: Dimensions, load: Load) -> int:
+    """What pipeline parallelism keeps on each of several GPUs: three more attention masks in f32.
+
+    llama.cpp has it with layers on several GPUs, unless tensors were placed by hand, as experts in
+    host memory are (llama-context.cpp; GGML_SCHED_MAX_COPIES is 4).
+    """
+    if load.cpu_moe or not dimensions.cache:
+        return 0
+    return 3 * cells(load)[0] * 4 * load.ubatch
 
 
 # Fitting ----------------------------------------------------------------------------------------
@@ -233,11 +259,16 @@ def largest_context(
 def fewest_cpu_moe(
     dimensions: Dimensions, load: Load, gpus: Sequence[int], *, margin: int = MARGIN, extra: int = 0
 ) -> Fit | None:
-    """The load with as few layers' experts in host memory as make it fit; None if none do."""
+    """The load with as few layers' experts in host memory as make it fit; None if none do.
+
+    Layers are counted as ``--n-cpu-moe`` does, those without experts included.
+    """
     weights = dimensions.weights
     if weights is None or not weights.expert_layers:
         return None
-    for count in range(1, weights.expert_layers + 1):
+    for count in range(1, dimensions.layers + 1):
+        if not weights.experts_of_first(count, dimensions.layers):
+            continue
         found = fit(dimensions, replace(load, cpu_moe=count), gpus, margin=margin, extra=extra)
         if found.fits:
             return found

@@ -87,6 +87,8 @@ def gpu_sizes(text: str) -> tuple[int, ...]:
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None or not float(found["number"]):
-        raise SizingError(f"{text!r} is no size of GPUs: write 24G, 24564M or 2x24G")
+        raise SizingError(
+            f"{text!r} is no size of GPUs: write 24G, 24564M or 2x24G, and unlike ones apart"
+        )
     unit = GIB if found["unit"].upper() == "G" else MIB
     return (int(float(found["number"]) * unit),) * int(found["count"] or 1)

@@ -152,7 +152,7 @@ def _parts(need: _Need, count: int) -> str:
     return (
         f"{need.want.model}: weights {gib(memory.weights)}, K/V of "
         f"{load.context:,} tokens x {load.parallel} in {kinds} "
-        f"{gib(memory.cache)}, compute about {gib(memory.compute * count)}"
+        f"{gib(memory.cache)}, compute about {gib(memory.buffers(count))}"
     )
 
 
@@ -175,8 +175,8 @@ def _remedy(want: Want, sizes: Sequence[int], *, more_gpus: bool) -> str:
         outside = fewest_cpu_moe(want.dimensions, want.load, sizes, extra=want.extra)
         if outside is not None:
             ways.append(
-                f"keep the experts of {outside.load.cpu_moe} layers in host memory "
-                f"({gib(outside.memory.host)} there) with {name}.n_cpu_moe"
+                f"keep the experts of the first {outside.load.cpu_moe} layers in host memory "
+                f"({gib(outside.memory.host)} there) with {name}.n_cpu_moe {outside.load.cpu_moe}"
             )
     ways.append(f"take a smaller quantisation of models.{want.model}")
     if more_gpus:

@@ -100,7 +100,7 @@ def _serves(sized: Sized, gpus: Sequence[Gpu], found: Recommendation) -> Serves:
         kv=found.row.type_kv,
         weights=fit.memory.weights,
         cache=fit.memory.cache,
-        compute=fit.memory.compute,
+        compute=fit.memory.buffers(len(gpus)),
         margin=fit.margin,
         gpus=tuple(sorted(gpu.index for gpu in gpus)),
         reason=found.reason,

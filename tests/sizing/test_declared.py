@@ -58,7 +58,7 @@ def test_the_place_the_numbers_and_the_remedies_are_told() -> None:
 def test_what_it_proposes_is_taken() -> None:
     (text,) = problems("  a: {groups: [ada]}\n")
     context = text.partition("servers.coder.context to ")[2].split()[0]
-    layers = text.partition("the experts of ")[2].split()[0]
+    layers = text.partition("the experts of the first ")[2].split()[0]
     for better in (f"context: {context}", f"n_cpu_moe: {layers}"):
         assert problems(f"  a: {{groups: [ada], servers: {{coder: {{{better}}}}}}}\n") == []
 

@@ -230,6 +230,8 @@ def test_before_the_lock_the_catalogue_answers_or_the_lock_is_named(
     [
         (["glm-4.7-flahs"], "did you mean glm-4.7-flash?"),
         (["glm-4.7-flash", "--vram", "24"], "write 24G, 24564M or 2x24G"),
+        (["glm-4.7-flash", "--vram", "24G,16G"], "unlike ones apart"),
+        (["unsloth/GLM-4.7-Flash-GGUF"], "as unsloth/GLM-4.7-Flash-GGUF:Q4_K_M"),
         (["gone.gguf"], "No such file"),
         (["glm-4.7-flash", "--fleet", "gone.yaml"], "there is no fleet file gone.yaml"),
         (["http://127.0.0.1:9/x.gguf"], "can't connect"),
@@ -325,3 +327,15 @@ def test_as_few_experts_outside_as_leave_room_are_told(
 @pytest.mark.parametrize("words", [[], ["--all", "glm-4.7-flash"]])
 def test_a_model_or_all_of_them(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "name a model" in refused(capsys, *words)
+
+
+def test_tokens_are_taken_as_people_say_them_and_too_many_are_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = document(capsys, "glm-4.7-flash", "--vram", "24G", "--context", "64k")
+    assert found["context"] == 65_536
+    text = fit(capsys, "glm-4.7-flash", "--vram", "80G", "--context", "256K", "--kv", "q8_0")
+    assert "It was trained for 202,752 tokens" in " ".join(text.split())
+    for words in ("k", "0k", "64kb", "99999999k"):
+        with pytest.raises(SystemExit):
+            main(["fit", "glm-4.7-flash", "--context", words])
