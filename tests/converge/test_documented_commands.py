@@ -129,6 +129,7 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     # Sizing
     (r"llamaherd fit glm-4.7-flash --vram 24G", Run()),
     (r"llamaherd fit coder-model .*", Run()),
+    (r"llamaherd fit --all .*", Run()),
     (
         r"llamaherd fit \./model-00001-of-00003.gguf .*",
         By(f"{FIT}test_all_files_of_a_split_model_count"),
