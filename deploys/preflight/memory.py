@@ -8,8 +8,8 @@ host's GPUs, cards that are missing or others are told, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby, zip_longest
 from typing import Any
 
@@ -18,7 +18,7 @@ from facts.gpu import Gpu
 from facts.system import SystemState
 from inventories.settings import DeclaredGpu, HostSettings, ModelSettings, ServerSettings
 from inventories.sizing.dimensions import Dimensions
-from inventories.sizing.estimate import MIB, cache_bytes, state_bytes
+from inventories.sizing.estimate import MIB, Load, cache_bytes, state_bytes
 from inventories.sizing.placement import Card, gib, shortages
 from inventories.sizing.wants import server_load, wants_of
 
@@ -28,32 +28,7 @@ TOLERANCE = 0.02
 
 def memory_findings(settings: HostSettings, facts: SystemState) -> list[Change]:
     """Servers whose models can't fit, with the numbers and the settings that would mend it."""
-    on_cpu = tuple(server for server in settings.servers if _on_cpu(settings, server))
-    prompts = _prompt_cache(settings.servers, facts.memory_total)
-    return [
-        *_gpu_memory(settings, facts.gpus),
-        *_host_memory(settings, on_cpu, facts.memory_total),
-        *prompts,
-    ]
-
-
-def _prompt_cache(servers: Iterable[ServerSettings], memory: int) -> list[Change]:
-    """Prompts that servers are told to keep (``cache_ram``), against all the host's memory."""
-    told = {
-        server.name: sum(max(served.cache_ram or 0, 0) for served in server.served) * MIB
-        for server in servers
-    }
-    needed = sum(told.values())
-    if not memory or needed <= memory:
-        return []
-    names = [name for name, size in told.items() if size]
-    summary = (
-        f"server{'s' if len(names) > 1 else ''} {', '.join(names)} would keep up to "
-        f"{gib(needed)} of prompts in the host's memory, which has {gib(memory)}"
-    )
-    biggest = max(told, key=lambda name: told[name])
-    remedy = f"set servers.{biggest}.cache_ram lower"
-    return [Change("declared", "memory", summary, remedy=remedy)]
+    return [*_gpu_memory(settings, facts.gpus), *_host_memory(settings, facts.memory_total)]
 
 
 def declared_findings(settings: HostSettings, facts: SystemState) -> list[Change]:
@@ -153,37 +128,97 @@ def _model(settings: HostSettings, server: ServerSettings) -> ModelSettings | No
 # Host memory ------------------------------------------------------------------------------------
 
 
-def _host_memory(
-    settings: HostSettings, servers: Iterable[ServerSettings], memory: int
-) -> list[Change]:
-    """Models and caches of servers on the CPU against the host's memory; a file counts once."""
-    files: dict[str, int] = {}
-    caches: dict[str, int] = {}
-    for server in (served for each in servers for served in each.served):
-        model = _model(settings, server)
-        load = server_load(server)
-        if model is None or model.dimensions is None or load is None:
-            continue
-        files[model.name] = sum(file.size for file in model.files)
-        size = cache_bytes(model.dimensions, load) + state_bytes(model.dimensions, load)
-        caches[server.name] = caches.get(server.name, 0) + size
-        draft = None if server.draft is None else settings.model(server.draft.model)
-        if draft is not None:
-            files[draft.name] = sum(file.size for file in draft.files)
-        if draft is not None and draft.dimensions is not None:
-            plain = replace(load, type_k="f16", type_v="f16")
-            caches[server.name] += cache_bytes(draft.dimensions, plain)
-    needed = sum(files.values()) + sum(caches.values())
+@dataclass
+class _InMemory:
+    """Bytes that servers keep in the host's memory.
+
+    + files: by model; several servers of one share it
+    + experts: of models on GPUs that leave some layers' experts behind, by model
+    + caches, prompts: by server; prompts only as far as ``cache_ram`` says
+    """
+
+    files: dict[str, int] = field(default_factory=dict)
+    experts: dict[str, int] = field(default_factory=dict)
+    caches: dict[str, int] = field(default_factory=dict)
+    prompts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[tuple[str, dict[str, int]], ...]:
+        """Each part that there is, as people call it."""
+        named = (
+            ("weights", self.files),
+            ("experts", self.experts),
+            ("K/V", self.caches),
+            ("prompts", self.prompts),
+        )
+        return tuple((name, sizes) for name, sizes in named if sum(sizes.values()))
+
+
+def _host_memory(settings: HostSettings, memory: int) -> list[Change]:
+    """What all servers together keep in the host's memory, against all that there is."""
+    found = _in_memory(settings)
+    needed = sum(sum(sizes.values()) for _, sizes in found.parts)
     if not memory or needed <= memory:
         return []
+    names = [
+        server.name
+        for server in settings.servers
+        if found.caches.get(server.name)
+        or found.prompts.get(server.name)
+        or any(served.model in found.experts for served in server.served)
+    ]
+    told = ", ".join(f"{name} {gib(sum(sizes.values()))}" for name, sizes in found.parts)
     summary = (
-        f"server{'s' if len(caches) > 1 else ''} {', '.join(caches)} would need {gib(needed)} "
-        f"of memory, the host has {gib(memory)} (weights {gib(sum(files.values()))}, "
-        f"K/V {gib(sum(caches.values()))})"
+        f"server{'s' if len(names) > 1 else ''} {', '.join(names)} would need {gib(needed)} "
+        f"of memory, the host has {gib(memory)} ({told})"
     )
-    biggest = max(caches, key=lambda name: caches[name])
-    remedy = (
-        f"set servers.{biggest}.context or parallel lower, or take a smaller quantisation of "
-        f"models.{max(files, key=lambda name: files[name])}"
-    )
-    return [Change("declared", "memory", summary, remedy=remedy)]
+    return [Change("declared", "memory", summary, remedy=_host_remedy(found))]
+
+
+def _host_remedy(found: _InMemory) -> str:
+    """The settings that would mend it, those of the biggest parts first."""
+    ways: list[tuple[int, str]] = []
+    for sizes, way in (
+        (found.prompts, "set servers.{}.cache_ram lower"),
+        (found.caches, "set servers.{}.context or parallel lower"),
+        (found.experts, "keep fewer layers' experts of models.{} in host memory"),
+        (found.files, "take a smaller quantisation of models.{}"),
+    ):
+        if sizes:
+            biggest = max(sizes, key=lambda name: sizes[name])
+            ways.append((sizes[biggest], way.format(biggest)))
+    return ", or ".join(way for size, way in sorted(ways, reverse=True) if size)
+
+
+def _in_memory(settings: HostSettings) -> _InMemory:
+    found = _InMemory()
+    for server in settings.servers:
+        for served in server.served:
+            prompts = max(served.cache_ram or 0, 0) * MIB
+            found.prompts[server.name] = found.prompts.get(server.name, 0) + prompts
+            model, load = _model(settings, served), server_load(served)
+            if model is None or model.dimensions is None or load is None:
+                continue
+            if _on_cpu(settings, server):
+                found.files[model.name] = sum(file.size for file in model.files)
+                size = cache_bytes(model.dimensions, load) + state_bytes(model.dimensions, load)
+                found.caches[server.name] = found.caches.get(server.name, 0) + size
+                found.caches[server.name] += _draft_in_memory(settings, served, load, found)
+            elif load.cpu_moe and model.dimensions.weights is not None:
+                weights, layers = model.dimensions.weights, model.dimensions.layers
+                size = weights.experts_of_first(load.cpu_moe, layers)
+                found.experts[model.name] = max(found.experts.get(model.name, 0), size)
+    return found
+
+
+def _draft_in_memory(
+    settings: HostSettings, served: ServerSettings, load: Load, found: _InMemory
+) -> int:
+    """Notes a draft model's files; bytes of its cache, which is in f16."""
+    if served.draft is None:
+        return 0
+    draft = settings.model(served.draft.model)
+    found.files[draft.name] = sum(file.size for file in draft.files)
+    if draft.dimensions is None:
+        return 0
+    return cache_bytes(draft.dimensions, replace(load, type_k="f16", type_v="f16"))

@@ -25,12 +25,17 @@ _FLAGS: Mapping[str, Mapping[str, Any]] = {
 # With these, someone has decided by hand what lies where: no estimate of ours is right then.
 _BY_HAND = frozenset(
     {
-        *("-ngl", "--gpu-layers", "--n-gpu-layers", "-ot", "--override-tensor", "-dev", "--device"),
-        *("-nkvo", "--no-kv-offload", "-sm", "--split-mode", "-ts", "--tensor-split", "-mg"),
-        *("--main-gpu", "-fit", "--fit", "-fitt", "--fit-target", "-fa", "--flash-attn", "--rpc"),
-        *("-md", "--model-draft", "--spec-draft-model", "-hfd", "--lora"),
+        *("-ot", "--override-tensor", "-dev", "--device", "-nkvo", "--no-kv-offload"),
+        *("-sm", "--split-mode", "-ts", "--tensor-split", "-mg", "--main-gpu", "--rpc"),
+        *("-fitt", "--fit-target", "-md", "--model-draft", "--spec-draft-model", "-hfd", "--lora"),
     }
 )
+# Unless the value is one that leaves things as they are counted here.
+_AS_COUNTED: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("-ngl", "--gpu-layers", "--n-gpu-layers"), ("all", "auto")),
+    **dict.fromkeys(("-fa", "--flash-attn"), ("on", "auto")),
+    **dict.fromkeys(("-fit", "--fit"), ("on", "off")),
+}
 
 _SIZE = re.compile(
     r"(?:(?P<count>[1-9]\d?)x)?(?P<number>\d{1,7}(?:\.\d{1,3})?)(?P<unit>[GM])(?:i?B)?",
@@ -51,7 +56,11 @@ def load_of(context: int, parallel: int, arguments: Sequence[str]) -> Load | Non
         word = words[position]
         if word in _BY_HAND:
             return None
-        if word in _FLAGS:
+        if word in _AS_COUNTED:
+            position += 1
+            if position >= len(words) or words[position] not in _AS_COUNTED[word]:
+                return None
+        elif word in _FLAGS:
             load = replace(load, **_FLAGS[word])
         elif word in (*_TYPE_K, *_TYPE_V, *_UBATCH, *_N_CPU_MOE):
             position += 1

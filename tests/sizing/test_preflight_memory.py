@@ -231,8 +231,25 @@ def test_a_router_needs_what_it_loads_at_once() -> None:
 
 def test_prompts_that_do_not_fit_into_the_hosts_memory_are_refused() -> None:
     (text,) = texts(host(replace(GLM, cache_ram=10**6)))
-    assert text.startswith("server coder would keep up to 976.6 GiB of prompts in the host's")
+    assert text.startswith("server coder would need 976.6 GiB of memory, the host has 64.0 GiB")
+    assert "(prompts 976.6 GiB)" in text
     assert text.endswith("set servers.coder.cache_ram lower")
+
+
+def test_experts_and_prompts_are_summed_with_what_lies_on_the_cpu() -> None:
+    outside = replace(GLM, context=32768, n_cpu_moe=40, cache_ram=8192)
+    on_cpu = ServerSettings("chat", "llama-3.1-8b", 8889, 32768, parallel=2, gpus=())
+    assert texts(host(outside, on_cpu)) == []
+    small = replace(FACTS, memory_total=24 * GIB)
+    assert texts(host(outside), small) == []
+    assert texts(host(replace(on_cpu, gpus=())), small) == []
+    (text,) = texts(host(outside, on_cpu), small)
+    assert "servers coder, chat would need" in text
+    assert "weights 4.3 GiB, experts 12.3 GiB, K/V 8.0 GiB, prompts 8.0 GiB" in text
+    assert "keep fewer layers' experts of models.glm-4.7-flash in host memory" in text
+    # Not told how much: llama.cpp's own limit is no promise to use it.
+    unsaid = replace(outside, cache_ram=None, n_cpu_moe=None)
+    assert texts(host(unsaid), replace(FACTS, memory_total=4 * GIB)) == []
 
 
 # Beside the model -------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from inventories.sizing.options import gpu_sizes, load_of
         (["--metrics"], Load(8192, 2)),
         (["--cache-type-k", "q8_0", "-ctv", "q5_1"], Load(8192, 2, "q8_0", "q5_1")),
         (["--cache-type-k=q8_0"], Load(8192, 2, "q8_0")),
+        (["--flash-attn", "on", "-ngl", "all", "--fit=off", "-ctk", "q8_0"], Load(8192, 2, "q8_0")),
         (["--n-cpu-moe", "12"], Load(8192, 2, cpu_moe=12)),
         (["-cmoe"], Load(8192, 2, cpu_moe=ALL_LAYERS)),
         (["-kvu", "--swa-full", "-ub", "1024"], Load(8192, 2, "f16", "f16", True, 1024, 0, True)),
@@ -30,7 +31,9 @@ def test_options_that_change_memory_are_understood(arguments: list[str], load: L
     [
         ["-ngl", "20"],
         ["--override-tensor", "exps=CPU"],
-        ["--fit=off"],
+        ["--flash-attn", "off"],
+        ["--n-gpu-layers", "all", "--fit-target", "0"],
+        ["-fa"],
         ["-ctk", "nonsense"],
         ["-ub"],
     ],
