@@ -269,3 +269,25 @@ def test_in_brackets_every_byte_survives_in_its_order(text: str) -> None:
     assert len(new) - len(text) <= len("new_1: {ssh: {hostname: 10.0.0.17}, groups: [coding]}") + 8
     comments = [x.split("#")[1] for x in text.splitlines() if "#" in x]
     assert [x.split("#")[1] for x in new.splitlines() if "#" in x] == comments
+
+
+@st.composite
+def anchored_texts(draw: st.DrawFn) -> str:
+    """Values that are named once and meant again, above, below and inside the hosts."""
+    anchored = st.sampled_from(["&x {ssh: {user: o}}", "&x\n    ssh: &y {user: o}", "&x {}"])
+    again = st.sampled_from(["*x", "*x  # as b", "{ssh: {user: o}}"])
+    gap = st.sampled_from(["", "\n", "\n  # between\n", "# all the way left\n"])
+    hosts = [f"  b: {draw(anchored)}\n", *(f"  {name}: {draw(again)}\n" for name in "cd")]
+    below = draw(st.sampled_from(["", "\ndefaults: *x\n", "# the end\n", "models: {}\n...\n"]))
+    text = "version: 1\nhosts:\n" + "".join(draw(gap) + host for host in hosts) + below
+    return text.rstrip("\n") if draw(st.booleans()) else text
+
+
+@given(anchored_texts(), st.sampled_from([None, "b", "c"]))
+@settings(max_examples=200, deadline=None)
+def test_anchors_and_what_they_mean_survive_byte_for_byte(text: str, after: str | None) -> None:
+    new = add_host(text, "new_1", ENTRY, after=after)
+    assert "new_1" in added(text, new)
+    old, now = meaning(text), meaning(new)
+    assert now["hosts"].pop("new_1") == ENTRY
+    assert now == old
