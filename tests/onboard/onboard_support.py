@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# First of all: it patches the standard library for gevent.
+import llamaherd.runner  # noqa: F401  # isort: skip
+
 from dataclasses import replace
 from pathlib import Path
 
