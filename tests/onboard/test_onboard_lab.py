@@ -200,6 +200,8 @@ def test_a_wrong_clock(box: Box) -> None:
 
 def test_models_that_ollama_has(box: Box) -> None:
     place = f"{OLLAMA}/manifests/registry.ollama.ai/library/qwen2.5-coder"
+    # The account that Ollama's installer makes.
+    box.lab.run("useradd --system --home-dir /usr/share/ollama ollama")
     box.lab.run(f"mkdir -p {place}; cat > {place}/32b <<'END'\n{MANIFEST}\nEND")
     cache = "/home/ops/.cache/huggingface/hub/models--org--tiny-GGUF"
     box.lab.run(
@@ -208,7 +210,7 @@ def test_models_that_ollama_has(box: Box) -> None:
         f"ln -s ../../blobs/{'ba' * 32} {cache}/snapshots/{'ab' * 20}/tiny-Q4_0.gguf"
     )
     status, report = box.look("ops@box")
-    box.lab.run(f"rm -rf {OLLAMA} /home/ops/.cache")
+    box.lab.run(f"rm -rf {OLLAMA} /home/ops/.cache; userdel ollama")
     found = [(m["source"], m["name"], m["size"], m["sha256"]) for m in report["probe"]["models"]]
     assert found == [
         ("hub", "org/tiny-GGUF/tiny-Q4_0.gguf", 6, "ba" * 32),
@@ -465,12 +467,11 @@ def test_first_contact_by_password_leaves_key_and_user_once(stranger: Box, passw
 
 
 def _state(box: Box) -> str:
-    """What a first contact may touch on a box."""
+    """What a first contact may touch on a box; times aside."""
     return str(
         box.lab.run(
-            "getent passwd; getent group; ls -la /etc/sudoers.d /home /home/dev; "
-            "cat /etc/sudoers.d/*; find /home/*/.ssh /root/.ssh -type f -o -type d | sort; "
-            "cat /home/*/.ssh/authorized_keys"
+            "getent passwd; getent group; cat /etc/sudoers.d/* /home/*/.ssh/*; "
+            "find /etc/sudoers.d /home -printf '%M %u %g %p\\n' | sort"
         ).stdout
     )
 
@@ -478,12 +479,12 @@ def _state(box: Box) -> str:
 def test_each_step_is_taken_back_by_the_command_that_was_said(stranger: Box, password: str) -> None:
     """A login that has no folder for keys, and one that has: the box is as before."""
     named = ("--fingerprint", _fingerprint(stranger), "--password", "env:PW")
+    stranger.lab.run(f"useradd --create-home fresh; echo 'fresh:{password}' | chpasswd")
     for user, words in (
-        ("dev", ("--install-key",)),
+        ("fresh", ("--install-key",)),
         ("ops", ("--install-key", "--create-user", "herder")),
     ):
         stranger.known_hosts.unlink(missing_ok=True)
-        stranger.lab.run(f"echo 'dev:{password}' | chpasswd")
         before = _state(stranger)
         _, report = stranger.look(f"{user}@box", *named, *words, PW=password)
         assert [step["done"] for step in report["steps"]] == [True] * (len(words) // 2 + 2)
@@ -496,6 +497,7 @@ def test_each_step_is_taken_back_by_the_command_that_was_said(stranger: Box, pas
                 subprocess.run(command, shell=True, check=True, capture_output=True)
         assert _state(stranger) == before
         assert stranger.known_hosts.read_text() == ""
+    stranger.lab.run("userdel --remove fresh")
 
 
 def test_somebody_elses_account_is_left_alone(stranger: Box) -> None:
