@@ -93,12 +93,18 @@ def _machine(
         distribution=system.distribution,
         version_id=system.version_id,
         title=release.get("PRETTY_NAME", ""),
+        packages=_packages({system.distribution, *system.like}),
         libc=f"glibc {system.glibc}" if system.glibc else box.get("musl", "").split(" (")[0],
         compiler=f"{name} {compiler}" if compiler else "",
         systemd=system.systemd,
         secure_boot=None if not secure else secure == "1",
         reboot=_reboot(box, virtual),
     )
+
+
+def _packages(family: set[str]) -> str:
+    """As :func:`deploys.packages.require_supported` tells them apart."""
+    return "apt" if "debian" in family else "dnf" if "rhel" in family else ""
 
 
 # What makers leave in their DMI tables when they leave them empty.

@@ -28,6 +28,7 @@ class Machine(FactValue):
     + cpu, cores, architecture: processor model, processors a job may use, ``uname -m``
     + memory_total, memory_available: bytes
     + distribution, version_id, title: of os-release, such as debian, 12, "Debian GNU/Linux 12"
+    + packages: what installs them here: apt, dnf, or nothing that we know
     + libc: such as ``glibc 2.36``
     + compiler: such as ``gcc 12.2.0``; empty without one
     + systemd: major version; 0 where systemd isn't running the box
@@ -48,6 +49,7 @@ class Machine(FactValue):
     distribution: str = ""
     version_id: str = ""
     title: str = ""
+    packages: str = ""
     libc: str = ""
     compiler: str = ""
     systemd: int = 0

@@ -113,15 +113,17 @@ def _rights(probe: Probe) -> Iterator[Finding]:
 def _system(probe: Probe) -> Iterator[Finding]:
     machine = probe.machine
     name = machine.title or machine.distribution or "an unknown system"
-    tested = _TESTED.get(machine.distribution)
-    if tested is None:
+    if not machine.packages:
         yield blocker(
             "system.distribution",
-            f"{name}: packages are installed with apt, and this isn't Debian or Ubuntu",
-            "install Debian 12 or 13, or Ubuntu 22.04 or 24.04",
+            f"{name}: packages are installed with apt or dnf, and this is neither's family",
+            "install Debian 12 or 13, Ubuntu 22.04 or 24.04, or one of the RHEL family",
         )
-    elif machine.version_id not in tested:
-        yield warning("system.version", f"{name} isn't one of those tested: {', '.join(tested)}")
+    elif machine.version_id not in _TESTED.get(machine.distribution, ()):
+        yield warning(
+            "system.version",
+            f"{name} isn't one of those tested: Debian 12 and 13, Ubuntu 22.04 and 24.04",
+        )
     if machine.systemd < LOWEST_SYSTEMD:
         what = f"systemd {machine.systemd}" if machine.systemd else "no systemd"
         yield blocker(

@@ -23,6 +23,9 @@ from llamaherd.onboard.findings import blocker, listed, version_of, warning
 from llamaherd.onboard.hidden_cards import error_remedy, error_words, hidden_cards
 from llamaherd.onboard.report import Finding
 
+# 11.8 is known, too, but NVIDIA's repositories for the systems of today begin with 12.
+_LOWEST_CUDA = Version("12.0")
+
 
 def gpu_findings(probe: Probe) -> Iterator[Finding]:
     """Each card that the driver doesn't show, with the reason; then the driver, and those shown."""
@@ -61,7 +64,7 @@ def _driver_version(probe: Probe) -> Iterator[Finding]:
     if version is None:
         return
     best = next((start for start, low in MINIMUM_DRIVER if version >= low), None)
-    if best is None:
+    if best is None or best < _LOWEST_CUDA:
         yield blocker(
             "driver.too-old",
             f"driver {loaded} runs no CUDA from {MINIMUM_DRIVER[-1][0]} on, which builds take",

@@ -161,10 +161,10 @@ BLOCKED = {
         "make room",
     ),
     "no systemd": (WORKING | {"systemd": ""}, "system.systemd", "no systemd", "247"),
-    "a distribution without apt": (
-        WORKING | {"os": 'ID="rocky"\nVERSION_ID="9.5"\nPRETTY_NAME="Rocky Linux 9.5"'},
+    "a distribution without apt or dnf": (
+        WORKING | {"os": 'ID=arch\nPRETTY_NAME="Arch Linux"'},
         "system.distribution",
-        "Rocky Linux 9.5",
+        "Arch Linux",
         "Debian 12 or 13",
     ),
 }
@@ -187,6 +187,13 @@ WARNED = {
         "gpu.unlike",
         "GeForce RTX 4090 24 GiB and GeForce RTX 5090 32 GiB",
         "--tensor-split",
+    ),
+    "a distribution that nobody has tested": (
+        WORKING
+        | {"os": 'ID="rocky"\nID_LIKE="rhel centos"\nVERSION_ID="9.5"\nPRETTY_NAME="Rocky 9.5"'},
+        "system.version",
+        "Rocky 9.5 isn't one of those tested",
+        "",
     ),
     "an older driver": (
         WORKING | {"module": OPEN_MODULE.replace("580.65.06", "570.172.08"), "modinfo": ""},
