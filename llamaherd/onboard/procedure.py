@@ -34,7 +34,7 @@ from llamaherd.onboard.report import Contact, Finding, Report, Step, Target
 from llamaherd.onboard.serves import fits_of, serves_of
 from llamaherd.onboard.table import render, summary
 from llamaherd.onboard.target import resolve_target
-from llamaherd.onboard.write import plan_entry, write_entry
+from llamaherd.onboard.write import plan_entry, say_why, write_entry
 from schemas.document import read_document
 from schemas.problems import ProblemsError
 
@@ -148,6 +148,7 @@ def _write(args: argparse.Namespace, report: Report, say: Say) -> Report:
 def _written(args: argparse.Namespace, report: Report, path: Path, say: Say) -> Report:
     if args.dry:
         plan = plan_entry(report, path)
+        say_why(plan, say)
         say(plan.diff or f"{path}: has this box already")
         return report
     written = write_entry(report, path, yes=args.yes, say=say)

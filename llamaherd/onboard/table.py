@@ -223,19 +223,25 @@ def _wrapped(start: str, text: str) -> str:
 def summary(reports: Sequence[Report]) -> str:
     """Several boxes side by side."""
     headers = ("BOX", "STATE", "GPUS", "DRIVER", "MEMORY", "ROOM", "MEND FIRST")
-    rows = [_summary_row(report) for report in reports]
+    rows = [(_name(report, reports), *_summary_row(report)) for report in reports]
     ready = sum(report.ok for report in reports)
     return f"{table(rows, headers)}\n{ready} of {len(reports)} ready"
+
+
+def _name(report: Report, reports: Sequence[Report]) -> str:
+    """The box's label; with user and port as given where several reports have the same."""
+    label = report.target.label
+    same = sum(other.target.label == label for other in reports)
+    return label if same == 1 else report.target.given
 
 
 def _summary_row(report: Report) -> Sequence[str]:
     first = report.blockers[0].id if report.blockers else ""
     probe = report.probe
     if probe is None:
-        return (report.target.label, "unreached", "", "", "", "", first)
+        return ("unreached", "", "", "", "", first)
     models = next((space for space in probe.space if space.path == "/var/lib"), None)
     return (
-        report.target.label,
         "ready" if report.ok else "blocked",
         _gpu_summary(probe),
         probe.driver.loaded or probe.driver.userland or "none",

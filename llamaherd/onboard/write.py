@@ -155,8 +155,7 @@ def write_entry(
     :class:`ProblemsError` when the lock can't be made; the fleet file is as it was then.
     """
     plan = plan_entry(report, path)
-    for note in plan.proposal.notes:
-        say(textwrap.fill(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+    say_why(plan, say)
     if plan.proposal.existing:
         return Written(plan, written=False)
     say(plan.diff)
@@ -164,6 +163,12 @@ def write_entry(
         say(f"{path}: nothing was written")
         return Written(plan, written=False)
     return carry_out(plan, say)
+
+
+def say_why(plan: Plan, say: Say) -> None:
+    """The reasons for the entry, and what isn't known."""
+    for note in plan.proposal.notes:
+        say(textwrap.fill(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
 
 
 def carry_out(plan: Plan, say: Say = print) -> Written:

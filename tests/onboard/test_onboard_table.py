@@ -128,3 +128,9 @@ def test_every_model_on_each_card_and_the_pair_is_in_the_document() -> None:
         assert {row["kv"] for row in mine} == {"f16", "q8_0", "q4_0"}
     assert fits_of(box(**BARE_CARD), None) == ()
     assert fits_of(None, None) == ()
+
+
+def test_one_box_by_two_logins_is_told_apart() -> None:
+    logins = [replace(TARGET, given=f"{user}@10.0.0.17") for user in ("ops", "dev")]
+    lines = summary([replace(sized(), target=target) for target in logins]).splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["ops@10.0.0.17", "dev@10.0.0.17"]
