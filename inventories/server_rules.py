@@ -2,7 +2,9 @@
 
 Upstream behaviour relied on (llama.cpp 0c1e570): a quantised V cache and ``--split-mode tensor``
 need flash attention (src/llama-context.cpp); a router refuses to load more models at its start
-than ``--models-max`` (tools/server/server-models.cpp); a sleeping server has no slots any more.
+than ``--models-max`` (tools/server/server-models.cpp); a sleeping server has no slots any more;
+with ``--jinja`` a template's name, but for ``chatml``, is taken for its text: every prompt is then
+that word (*ran*).
 What depends on a model's architecture is checked where that is known: deploys/llama_server.
 """
 
@@ -159,6 +161,13 @@ def _process(server: Node, own: Node, path: tuple[str, ...]) -> Iterator[Finding
     if value("cpu_moe") and value("n_cpu_moe") is not None:
         message = "cpu_moe keeps all experts in host memory, n_cpu_moe some: keep one of them"
         yield (*blame("cpu_moe", "n_cpu_moe"), message)
+    template = value("chat_template")
+    if template not in (None, "chatml") and value("jinja") is not False:
+        message = (
+            f"with jinja llama.cpp takes {template} for the text of a template, not its name: set "
+            "jinja: false too (tool calls then don't work), or use chatml or chat_template_file"
+        )
+        yield (*blame("chat_template"), message)
     batch, ubatch = value("batch_size") or 2048, value("ubatch_size") or 512
     if ubatch > batch:
         message = f"ubatch_size {ubatch} is more than batch_size {batch}"

@@ -146,11 +146,12 @@ SETTINGS = [
     ),
     ("n_cpu_moe: 2, reasoning: disabled, reasoning_format: deepseek", [], {"n_ctx": 512}),
     (
-        "reasoning_budget: 100, chat_template: zephyr, chat_template_kwargs: {deep: true}, "
+        "reasoning_budget: 100, chat_template: chatml, chat_template_kwargs: {deep: true}, "
         "metrics: true",
-        [r"example_format: '<\|system\|>"],
+        [r"example_format: '<\|im_start\|>system"],
         {"n_ctx": 512},
     ),
+    ("chat_template: zephyr, jinja: false", [r"example_format: '<\|system\|>"], {"n_ctx": 512}),
     ("sleep_idle_seconds: 1, load_mode: none", [], {"is_sleeping": True}),
 ]
 
