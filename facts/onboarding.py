@@ -96,7 +96,8 @@ if command -v nvidia-smi >/dev/null 2>&1; then
     --query-gpu=uuid,pci.bus_id,mig.mode.current,memory.used 2>&1) && {{
     echo {SECTION}cards; echo "$cards"
     echo {SECTION}smi
-    timeout 20 nvidia-smi 2>/dev/null | grep -oE '(Driver|CUDA) Version: *[0-9.]+' | sort -u
+    timeout 20 nvidia-smi 2>/dev/null |
+      grep -oE '(Driver|CUDA|CUDA UMD) Version: *[0-9.]+' | sort -u
   }}
 fi
 echo {SECTION}kernel

@@ -236,7 +236,8 @@ def _driver(sections: Mapping[str, list[str]], system: SystemState) -> Driver:
     installed = sections.get("modinfo", [])
     version = installed[0] if installed and installed[0][:1].isdigit() else ""
     smi = "\n".join(sections.get("smi", []))
-    versions = dict(re.findall(r"(Driver|CUDA) Version: *([\d.]+)", smi))
+    # Driver 610 calls it "CUDA UMD Version", and names no driver's version beside it.
+    versions = dict(re.findall(r"(Driver|CUDA)(?: UMD)? Version: *([\d.]+)", smi))
     kernel = kernel_records(sections.get("kernel", []))
     open_module = "Open Kernel Module" in words if module else _license(installed)
     return Driver(

@@ -68,6 +68,13 @@ def test_a_box_with_a_working_card_is_ready_and_nothing_is_warned_of() -> None:
     assert [finding.severity for finding in good.findings if finding.severity != "info"] == []
 
 
+def test_driver_610_names_its_cuda_version_in_other_words() -> None:
+    # As the banner says it, captured in utkuozdemir/nvidia_gpu_exporter, an RTX 2080 SUPER.
+    probe = box(**{**WORKING, "smi": "CUDA UMD Version: 13.3"})
+    assert probe.driver.cuda == "13.3"
+    assert probe.driver.userland == probe.gpus[0].driver
+
+
 BLOCKED = {
     "no driver": (BARE_CARD, "driver.missing", "GeForce RTX 4090 (01:00.0)", "install NVIDIA's"),
     "nouveau is bound": (
