@@ -41,7 +41,7 @@ def test_every_server_and_each_model_of_the_router_answers_as_declared(site) -> 
     checks = {
         (finding["subject"], finding["check"])
         for host in json.loads(result.stdout)["hosts"]
-        for finding in host["findings"]
+        for finding in host["checks"]
     }
     assert {("server secure", "certificate"), ("server several", "models")} <= checks
     for model in ("smollm2", "twin"):

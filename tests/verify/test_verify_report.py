@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -188,3 +189,11 @@ def test_a_hosts_time_limit_covers_all_that_it_is_asked() -> None:
     )
     # Two servers with three short questions and a completion; two users with OpenCode and a reach.
     assert host_seconds(settings, 120) >= 2 * (30 + 120) + 2 * (60 + 10) + 10
+
+
+def test_every_check_that_can_be_made_is_one_of_the_schemas() -> None:
+    source = (ROOT / "llamaherd/verification.py").read_text("utf-8")
+    names = set(re.findall(r'(?:found\.(?:good|bad|compare)\(|check = )\s*"([a-z]+)"', source))
+    assert {"health", "certificate", "models", "completion"} <= names
+    pattern = SCHEMA["$defs"]["check"]["properties"]["check"]["pattern"]
+    assert [name for name in names if not re.search(pattern, name)] == []
