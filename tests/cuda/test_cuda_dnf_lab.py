@@ -95,12 +95,14 @@ class RpmRepository:
         specs = [f"cat > {p.name}.spec <<'END OF SPEC'\n{spec(p)}END OF SPEC" for p in packages]
         names = " ".join(f"{p.name}.spec" for p in packages)
         build = (
-            f"for one in {names}; do rpmbuild --quiet --target x86_64 --nodeps -bb $one "
-            f"--define '_rpmdir {ROOT}/built' || exit 1; done"
+            f"for one in {names}; do rpmbuild --quiet --target x86_64-linux --nodeps -bb $one "
+            f"--define '_rpmdir {ROOT}/built'; done"
         )
         move = (
-            f"for rpm in {ROOT}/built/x86_64/*.rpm; do rpmsign --addsign $rpm > /dev/null && "
-            f"mv $rpm {FLAT}/; done; createrepo_c --quiet {FLAT}"
+            f"find {ROOT}/built -name '*.rpm' > built; test -s built\n"
+            "for rpm in $(cat built); do rpm -qp --nosignature --qf '%{ARCH}\\n' $rpm | "
+            f"grep -x x86_64; rpmsign --addsign $rpm; mv $rpm {FLAT}/; done\n"
+            f"createrepo_c --quiet {FLAT}"
         )
         text = "\n".join(["set -e", "mkdir -p /root/specs; cd /root/specs", *specs, build, move])
         self.host.run(text, timeout=200)

@@ -61,9 +61,9 @@ def driver_packages(version: str) -> list[Dummy]:
     files = {
         "/usr/bin/nvidia-smi": SMI.replace("@VERSION@", version),
         "/usr/lib/systemd/system/loaded-driver.service": UNIT.replace("@VERSION@", version),
-        # Enabled as a package's own unit is: by a link in the target's folder.
-        "/usr/lib/systemd/system/multi-user.target.wants/loaded-driver.service": UNIT.replace(
-            "@VERSION@", version
+        # A drop-in enables it: these packages hold no links.
+        "/usr/lib/systemd/system/multi-user.target.d/loaded-driver.conf": (
+            "[Unit]\nWants=loaded-driver.service\n"
         ),
     }
     return [
