@@ -76,7 +76,9 @@ class RpmRepository:
             f"mkdir -p {FLAT}; gpg --batch --passphrase '' --quick-generate-key 'Lab repository' "
             f"rsa2048 sign never && gpg --armor --export > {FLAT}/D42D0685.pub"
         )
-        host.run("echo '%_gpg_name Lab repository' > ~/.rpmmacros")
+        # Debian's rpm looks for gpg under another name than Debian's gpg has.
+        macros = "%_gpg_name Lab repository\\n%__gpg /usr/bin/gpg\\n"
+        host.run(f"printf '%b' {shlex.quote(macros)} > ~/.rpmmacros")
         host.run(
             f"systemd-run --quiet --unit=rpms -p WorkingDirectory={ROOT} "
             "python3 -m http.server 8000"
