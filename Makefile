@@ -82,7 +82,7 @@ bench: lab-tools downloads ## What a check costs, into docs/performance.md
 	$(BIN)/python benchmarks/load_fleet.py --write
 	$(BIN)/python benchmarks/drift_scale.py --write
 	$(BIN)/python benchmarks/noop_converge.py --write
-	$(BIN)/python benchmarks/download.py
+	$(BIN)/python benchmarks/download.py --write
 
 snapshots: venv ## What bare hosts of each distribution are told, into tests/cuda/snapshots/
 	LLAMAHERD_UPDATE_SNAPSHOTS=1 $(BIN)/pytest -q tests/cuda/test_cuda_snapshots.py
