@@ -26,6 +26,8 @@ PAGE = ROOT / "docs" / "editor.md"
 VERSION = "1.19.2"
 BEGIN, END = "<!-- made by make editor -->\n", "<!-- end -->\n"
 CURSOR = "█"
+SHOWN = 18
+"""How many completions the page shows; an editor scrolls."""
 
 MODELINE = "# yaml-language-server: $schema=../schemas/fleet.schema.json\n"
 BODY = """\
@@ -212,7 +214,8 @@ def _answer(server: LanguageServer, question: Question, path: Path, place: tuple
     items = server.at("completion", path, *place)["items"]
     if question.ask == "values":
         return "  " + "  ".join(item["label"] for item in items)
-    return "\n".join(map(_completion, items))
+    lines = [_completion(item) for item in items[:SHOWN]]
+    return "\n".join([*lines, *(["  ..."] if len(items) > SHOWN else [])])
 
 
 def _plain(markdown: str) -> str:
