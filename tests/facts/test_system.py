@@ -26,6 +26,13 @@ def test_a_debian_12_host_without_gpus() -> None:
     assert state.listeners == (Listener(22, "sshd[36]", "ssh.service"),)
 
 
+def test_a_debian_13_host() -> None:
+    state = case("debian13-lab")
+    assert (state.platform, state.glibc, state.systemd) == ("debian13", "2.41", 257)
+    assert state.memory_available == 20887660 * 1024
+    assert [listener.unit for listener in state.listeners] == ["ssh.service"]
+
+
 def test_a_container_has_no_systemd() -> None:
     state = case("debian12-container-without-systemd")
     assert state.systemd == 0
