@@ -241,9 +241,11 @@ def driver_request(
 
 def requests_of(fleet: Fleet) -> tuple[Request, ...]:
     """Everything the fleet asks to be pinned, each thing once, in the lock file's order."""
-    found: dict[tuple[str, str], Request] = {}
+    found: dict[tuple[str, str, str], Request] = {}
     for request in _every_request(fleet):
-        found.setdefault((request.kind, _canonical(request.body)), request)
+        # Models are found by their names: two of one file, with other settings, are two pins.
+        name = request.name if request.kind == "models" else ""
+        found.setdefault((request.kind, name, _canonical(request.body)), request)
     return tuple(sorted(_distinct(found.values()), key=lambda r: (KINDS.index(r.kind), r.name)))
 
 

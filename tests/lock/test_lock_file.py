@@ -250,6 +250,13 @@ def test_a_fleet_asks_for_each_thing_once(tmp_path: Path) -> None:
     ]
 
 
+def test_two_models_of_one_file_have_a_pin_each(tmp_path: Path) -> None:
+    models = "{one: {hub: {repo: a/b, quant: Q4_0}}, two: {hub: {repo: a/b, quant: Q4_0}}}"
+    path = write_fleet(tmp_path, f"models: {models}\nhosts: {{gpu-01: {{}}}}\n")
+    assert [request.name for request in requests_of(load_fleet(path))] == ["one", "two"]
+    assert check_lock(load_fleet(path), locked(path)) == []
+
+
 def test_a_lock_that_answers_everything_is_current(tmp_path: Path) -> None:
     path = write_fleet(tmp_path, FLEET)
     assert check_lock(load_fleet(path), locked(path)) == []
