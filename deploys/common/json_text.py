@@ -103,7 +103,10 @@ class JsonText:
             self._insert_last(path, members[-1], indent, name, value)
 
     def remove(self, path: Sequence[str], name: str) -> None:
-        """Take a member out of the object at ``path``, with the comma that it needs no more."""
+        """Take a member out of the object at ``path``, with the comma that it needs no more.
+
+        Comments between its key and the end of its value go with it; those around it stay.
+        """
         start = self._object(path)
         members = self._scan(start)
         names = list(members)

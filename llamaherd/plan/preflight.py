@@ -34,6 +34,7 @@ def preflight_rows(
         "rights": "as root" if settings.ssh.user == "root" else f"by sudo as {settings.ssh.user}",
         "system": _system(facts),
         "GPU": _gpus(settings, facts),
+        "build": _build(settings),
         "memory": human_bytes(facts.memory_total),
         "ports": ", ".join(ports) or "none needed",
     }
@@ -52,6 +53,12 @@ def preflight_rows(
 def _system(facts: SystemState) -> str:
     words = [f"{facts.distribution} {facts.version_id}", f"systemd {facts.systemd}"]
     return ", ".join([*words, f"glibc {facts.glibc}"] if facts.glibc else words)
+
+
+def _build(settings: HostSettings) -> str:
+    if settings.llama_cpp is None:
+        return "none needed"
+    return f"b{settings.llama_cpp.build_number}-{settings.llama_cpp.commit[:7]}"
 
 
 def _gpus(settings: HostSettings, facts: SystemState) -> str:

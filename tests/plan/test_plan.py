@@ -49,6 +49,7 @@ def test_a_host_in_order_has_nothing_to_do_and_every_area_answers(tmp_path: Path
         "system",
         "disk",
         "GPU",
+        "build",
         "memory",
         "ports",
     ]
@@ -144,12 +145,12 @@ def test_a_person_sees_preflight_first_then_each_host_within_80_columns(tmp_path
 
     assert max(map(len, text.splitlines())) <= 80
     first, second, third, fourth, fifth = text.splitlines()[:5]
-    areas = ["RIGHTS", "SYSTEM", "DISK", "GPU", "MEMORY", "PORTS"]
+    areas = ["RIGHTS", "SYSTEM", "DISK", "GPU", "BUILD", "MEMORY", "PORTS"]
     assert first.split() == ["HOST", "REACHED", *areas]
-    assert second.split() == ["gpu-01", *["ok"] * 7]
-    assert third.split() == ["gpu-02", *["ok"] * 7]
+    assert second.split() == ["gpu-01", *["ok"] * 8]
+    assert third.split() == ["gpu-02", *["ok"] * 8]
     assert fourth.split()[5] == "NO"
-    assert fifth.split() == ["gpu-99", "NO", *["-"] * 6]
+    assert fifth.split() == ["gpu-99", "NO", *["-"] * 7]
     assert "BLOCKED  no GPU answers (nvidia-smi): install or mend the NVIDIA driver" in text
     assert "BLOCKED  cannot connect: no route" in text
     last = " ".join(text.split("\n\n")[-1].split())
