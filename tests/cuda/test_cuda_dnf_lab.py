@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cuda_dummies import NVCC, Dummy, toolkit
+from cuda_dummies import Dummy, toolkit
 from cuda_support import Converge
 
 from inventories.pinning.cuda_repository import pin_toolkit
+from inventories.pinning.rpm_metadata import fetch_primary
 from inventories.pinning.web import World
-from inventories.settings import CudaSettings
+from inventories.settings import AptPackage, CudaSettings
 
 pytestmark = pytest.mark.lab
 
@@ -31,6 +31,7 @@ Version: {version}
 Release: {release}
 Summary: dummy
 License: none
+AutoReqProv: no
 {requires}
 %description
 dummy
@@ -130,6 +131,21 @@ def lock(repository: RpmRepository, version: str, folder: Path) -> CudaSettings:
     return CudaSettings("nvidia-repo", version, repositories=pin.repositories)
 
 
+def older_of(settings: CudaSettings, repository: RpmRepository) -> CudaSettings:
+    """What a lock file of before the newer packages says."""
+    found = {
+        entry.name: entry
+        for entry in fetch_primary(f"{repository.url}/rhel9/x86_64/", "x86_64") or []
+        if not entry.version.startswith("13.0.99")
+    }
+    chosen = settings.repositories[0]
+    packages = tuple(
+        AptPackage(p.name, found[p.name].version, found[p.name].sha256) for p in chosen.packages
+    )
+    older = dataclasses.replace(chosen, packages=packages)
+    return dataclasses.replace(settings, repositories=(older,))
+
+
 def installed(host: Any) -> dict[str, str]:
     """Installed packages of the vendor's, by rpm's own word."""
     lines = host.run("rpm -qa --qf '%{NAME} %{VERSION}-%{RELEASE}\\n'").stdout.splitlines()
@@ -146,7 +162,7 @@ def test_a_package_with_another_hash_is_refused_before_anything_is_installed(
     changed = dataclasses.replace(first, packages=packages)
     outcome = converge(dataclasses.replace(settings, repositories=(changed,)))
     assert outcome.status != 0
-    assert "the repository offers SHA-256" in outcome.output
+    assert "the repository offers SHA-256" in outcome.output, outcome.output
     assert installed(host) == {}
 
 
@@ -186,9 +202,11 @@ def test_a_moved_lock_moves_the_packages_and_an_older_one_moves_them_back(
     host: Any, converge: Converge, repository: RpmRepository, tmp_path: Path
 ) -> None:
     newest = lock(repository, "13.0", tmp_path)
-    outcome = converge(newest)
-    assert outcome.status == 0, outcome.output
-    assert installed(host)["cuda-nvcc-13-0"] == "13.0.99-1"
+    older = older_of(newest, repository)
+    for settings, version in ((newest, "13.0.99-1"), (older, "13.0.88-1"), (newest, "13.0.99-1")):
+        outcome = converge(settings)
+        assert outcome.status == 0, outcome.output
+        assert installed(host)["cuda-nvcc-13-0"] == version
     assert converge(newest).changed == ()
 
 
@@ -205,9 +223,7 @@ def test_a_missing_compiler_is_brought_back(
 def test_two_toolkits_lie_side_by_side(
     host: Any, converge: Converge, repository: RpmRepository, tmp_path: Path
 ) -> None:
-    assert NVCC
     repository.add(list(toolkit("12.9.86")))
-    time.sleep(1)
     twelve = lock(repository, "12.9", tmp_path)
     outcome = converge(twelve)
     assert outcome.status == 0, outcome.output
