@@ -85,6 +85,8 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     (r"llamaherd lock( my-fleet.yaml)?", Run()),
     (r"llamaherd lock --update \S+", By(f"{LOCK}test_a_pin_stays_until_it_is_updated")),
     (r"llamaherd models", Run()),
+    (r"llamaherd plan", Run()),
+    (r"llamaherd models --about NAME", Run((("NAME", "glm-4.7-flash"),))),
     (
         r"cp inventories/example.yaml \S+",
         Run((("inventories/fleet.yaml", "{folder}/copied.yaml"),)),
