@@ -23,13 +23,22 @@ kill -0 "$MAINPID" 2>/dev/null || exit 0
 # which may be a newer one by now, would start.
 of=$(tr '\0' '\n' < "/proc/$MAINPID/environ" | sed -n 's/^@{variable}=//p')
 [ -n "$of" ] || exit 0
-[ "$action" = restore ] || rm -f -- "$folder"/slot-*
+[ "$action" = restore ] || rm -f -- "$folder"/slot-* "$folder"/restoring-*
 slot=0
 while [ "$slot" -lt @{slots} ]; do
-  file=slot-$slot.$of
   case $action in
-    save) ask "$slot" "$file.new" && mv -fT -- "$folder/$file.new" "$folder/$file" ;;
-    restore) [ ! -f "$folder/$file" ] || ask "$slot" "$file" ;;
+    save)
+      new=slot-$slot.new
+      ask "$slot" "$new" && mv -fT -- "$folder/$new" \
+        "$folder/slot-$slot.$of.$(stat -c %s -- "$folder/$new")" ;;
+    restore)
+      for path in "$folder/slot-$slot.$of".*; do
+        # A file that was cut off would end the server; so might one that is damaged otherwise:
+        # it is put away first, for the next start to find none.
+        [ "$(stat -c %s -- "$path" 2>/dev/null)" = "${path##*.}" ] || continue
+        mv -fT -- "$path" "$folder/restoring-$slot" && ask "$slot" "restoring-$slot"
+        rm -f -- "$folder/restoring-$slot"
+      done ;;
   esac
   slot=$((slot + 1))
 done
