@@ -55,7 +55,7 @@ def render_html(report: DriftReport, history: Sequence[DriftReport] = ()) -> str
     """
     checks = _in_time([*(past for past in history if past.started != report.started), report])
     past = _History(checks)
-    style = _resource("report.css")
+    style = _resource("report.css") + _column_rules(len(COMPONENTS))
     fields = {
         "policy": _policy(style),
         "style": style,
@@ -72,6 +72,26 @@ def render_html(report: DriftReport, history: Sequence[DriftReport] = ()) -> str
         "hosts": "\n".join(_rows(report, past)),
     }
     return Template(_resource("report.html")).substitute(fields)
+
+
+def _column_rules(count: int) -> str:
+    """What the style sheet can't know: how many components there are, and where each's cell is.
+
+    One line of cells; two where the window is as narrow as a phone's.
+    """
+    half = (count + 1) // 2
+    wide = [_left(column, column) for column in range(count)]
+    narrow = [_left(column, column % half) for column in range(half, count)]
+    second = ", ".join(f".host .c{column} > summary" for column in range(half, count))
+    return (
+        f"\n:root {{ --columns: {count}; }}\n{''.join(wide)}"
+        f"@media (max-width: 44rem) {{\n:root {{ --columns: {half}; }}\n{''.join(narrow)}"
+        f"{second} {{ top: calc(2.5rem + var(--row)); }}\n}}\n"
+    )
+
+
+def _left(column: int, place: int) -> str:
+    return f".c{column} {{ --left: calc(var(--name) + {place} * var(--cell)); }}\n"
 
 
 @cache

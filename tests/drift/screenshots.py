@@ -8,9 +8,10 @@ from browser_support import Browser, browser
 from output_support import large, large_history, office, office_history
 
 from llamaherd.drift.html import render_html
+from llamaherd.drift.report import COMPONENTS
 
-OFFICE = ("#host-gpu-02 .c5 > summary",)
-PHONE = ("#host-gpu-02 .c6 > summary",)
+OFFICE = (f"#host-gpu-02 .c{COMPONENTS.index('llama_server')} > summary",)
+PHONE = (f"#host-gpu-02 .c{COMPONENTS.index('opencode')} > summary",)
 PICTURES = {
     "drift-office-light": ("office", 1280, 1190, "light", OFFICE),
     "drift-office-dark": ("office", 1280, 1190, "dark", OFFICE),

@@ -20,11 +20,12 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from llamaherd.drift.html import render_html
-from llamaherd.drift.report import Finding
+from llamaherd.drift.report import COMPONENTS, Finding
 
 pytestmark = pytest.mark.browser
 
-CELL = "#host-gpu-02 .c5"
+SERVER, MODELS = (f".c{COMPONENTS.index(name)}" for name in ("llama_server", "models"))
+CELL = f"#host-gpu-02 {SERVER}"
 WINDOWS = [(width, scheme) for width in (1280, 768, 375) for scheme in ("light", "dark")]
 
 
@@ -126,10 +127,10 @@ def test_what_a_cell_says_fits_into_it(window: Browser, folder: Path) -> None:
     ]
     page = folder / "full.html"
     page.write_text(render_html(check_at(0, judged("gpu-01", *everything))))
-    for width in (1280, 1250, 970, 768, 375):
+    for width in (1700, 1560, 1280, 1250, 970, 768, 375):
         window.open(page, width)
         spilt = window.run(
-            "const cell = document.querySelector('.c5 > summary');"
+            f"const cell = document.querySelector('{SERVER} > summary');"
             "return [cell.scrollWidth - cell.clientWidth, cell.scrollHeight - cell.clientHeight]"
         )
         assert spilt == [0, 0]
@@ -168,7 +169,7 @@ def test_paper_shows_the_differences_of_cells_that_are_closed(
         return window.run(f"return document.querySelector('{selector}').checkVisibility()")
 
     assert seen(f"{CELL} pre")
-    assert not seen("#host-gpu-02 .c4 .runs")
+    assert not seen(f"#host-gpu-02 {MODELS} .runs")
     assert window.run("return getComputedStyle(document.body).color") == "rgb(23, 27, 33)"
 
 
@@ -183,7 +184,7 @@ def test_a_hostile_report_stays_text(window: Browser, folder: Path) -> None:
 
     assert window.driver.title == "Drift of inventories/fleet.yaml: 3 hosts: 2 drift, 1 unreachable"
     assert window.find_all("img, script") == []
-    assert window.find(".c4 ins").text == f"+{bad}"
+    assert window.find(f"{MODELS} ins").text == f"+{bad}"
     assert overflow(window) == 0
     assert window.complaints() == []
 
