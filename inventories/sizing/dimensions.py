@@ -32,7 +32,7 @@ NOT_SIZED = frozenset(
             "minimax-01",
             "dots3note",
         ),
-        *("qwen4exp", "hy-v4", "kimi-k3", "bailingmoe3", "dflash", "clip", "t5", "t5encoder"),
+        *("qwen4exp", "hy_v4", "kimi-k3", "bailingmoe3", "dflash", "clip", "t5", "t5encoder"),
         *("rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"),
     }
 )
