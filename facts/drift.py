@@ -23,6 +23,7 @@ from facts.servers import unit_name
 from facts.values import FactValue
 
 _SERVER = "@@server "
+_PID = re.compile(r"[0-9]{1,10}")
 _VERSION = re.compile(r"\b(\d+\.\d+(?:\.\d+)?)\b")
 
 
@@ -113,7 +114,7 @@ def parse_running(output: Sequence[str]) -> RunningState:
         kernel_module=_version(host.get("module", [])),
         library=_version(host.get("library", [])),
         gpu_pids=(
-            tuple(int(line) for line in computing if line.strip().isdigit())
+            tuple(int(line) for line in computing if _PID.fullmatch(line.strip()))
             if "answered" in computing
             else None
         ),

@@ -12,7 +12,6 @@ its first event may come before its first token, so each line is stamped with th
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 import shlex
@@ -271,7 +270,7 @@ def parse_stream(lines: Sequence[str]) -> Answer:
 def _decode(lines: Sequence[str]) -> str:
     try:
         return base64.b64decode("".join(lines), validate=True).decode(errors="replace")
-    except binascii.Error as error:
+    except ValueError as error:
         raise FactProcessError(f"cannot read an answer: {error}") from error
 
 

@@ -76,7 +76,7 @@ def parse_builds(output: list[str]) -> LlamaCppState:
             binaries[name] = dict(row for row in rows if len(row) == 2)
             continue
         try:
-            builds[name] = json.loads("\n".join(lines))
+            builds[name] = _manifest("\n".join(lines))
         except ValueError as error:
             raise FactProcessError(
                 f"{BUILDS}/{name}/manifest.json is damaged ({error}): remove that folder"
@@ -87,6 +87,13 @@ def parse_builds(output: list[str]) -> LlamaCppState:
         if name in binaries and (found := _damaged(name, manifest, binaries[name]))
     }
     return LlamaCppState(builds, frozenset(prepared), damaged)
+
+
+def _manifest(text: str) -> Mapping[str, Any]:
+    manifest = json.loads(text)
+    if not isinstance(manifest, dict):
+        raise ValueError("it holds no mapping")
+    return manifest
 
 
 def _damaged(name: str, manifest: Mapping[str, Any], seen: Mapping[str, str]) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ _CURL = re.compile(r"(\d{3}) (\d+) ([\d.]+) ([\d.]+)$")
 
 def parse_bandwidth(output: Sequence[str]) -> HubAnswer:
     """What :class:`Bandwidth` printed; a hub that doesn't answer is an answer, not an error."""
-    endpoint, *lines = split_sections(output).get("hub", [""])
+    endpoint, *lines = split_sections(output).get("hub") or [""]
     text = "\n".join(lines)
     if "no-curl" in lines:
         return HubAnswer(endpoint, error="there is no curl on the box to ask it with")

@@ -147,7 +147,7 @@ def parse_system(output: list[str]) -> SystemState:
                 sorted(_listeners(sections.get("listeners", [])), key=lambda x: x.port)
             ),
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise FactProcessError(f"cannot make sense of what the host says it is: {error}") from error
 
 
