@@ -40,6 +40,7 @@ class SystemState(FactValue):
     + cpu: the processor's model name
     + memory_total, memory_available: bytes
     + glibc: such as ``2.36``; empty where libc is another
+    + compiler: version of the C compiler that ``cc`` starts, such as ``12.2.0``; empty without one
     + systemd: major version, 0 where systemd isn't running the host
     + disk_free: bytes by path of PATHS
     + root: whether the command ran with root's rights
@@ -55,6 +56,7 @@ class SystemState(FactValue):
     memory_total: int = 0
     memory_available: int = 0
     glibc: str = ""
+    compiler: str = ""
     systemd: int = 0
     root: bool = False
     disk_free: Mapping[str, int] = field(default_factory=dict)
@@ -93,6 +95,7 @@ echo {SECTION}machine; uname -m; nproc; id -u
 echo {SECTION}cpu; sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1
 echo {SECTION}memory; cat /proc/meminfo | sed -n '/^Mem/p'
 echo {SECTION}glibc; getconf GNU_LIBC_VERSION 2>/dev/null
+echo {SECTION}compiler; cc -dumpfullversion -dumpversion 2>/dev/null
 echo {SECTION}systemd; [ -d /run/systemd/system ] && systemctl --version | head -n 1
 echo {SECTION}disk
 for path in {" ".join(PATHS)}; do
@@ -138,6 +141,7 @@ def parse_system(output: list[str]) -> SystemState:
             memory_total=_kibibytes(memory.get("MemTotal", "0 kB")),
             memory_available=_kibibytes(memory.get("MemAvailable", "0 kB")),
             glibc=" ".join(sections.get("glibc", [])).removeprefix("glibc "),
+            compiler=" ".join(sections.get("compiler", [])[:1]).strip(),
             systemd=_systemd_version(sections.get("systemd", [])),
             root=uid == "0",
             disk_free={path: int(free) for path, free in map(str.split, sections.get("disk", []))},

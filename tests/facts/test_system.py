@@ -1,13 +1,15 @@
 """What hosts said of themselves, recorded, one file a host; and what is made of it."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from pyinfra.api.exceptions import FactProcessError
 from pyinfra_cli.util import json_encode
 
-from facts.system import Listener, SystemState, parse_system
+from facts.system import Listener, System, SystemState, parse_system
 
 CASES = Path(__file__).parent / "system"
 
@@ -63,3 +65,21 @@ def test_every_facts_value_can_be_printed_by_pyinfras_command_line() -> None:
     printed = json.loads(json.dumps(case("debian12-lab"), default=json_encode))
     assert printed["distribution"] == "debian"
     assert printed["listeners"][0]["port"] == 22
+
+
+def test_the_compiler_is_the_one_that_cc_starts(tmp_path: Path) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\n[ "$1" = -dumpfullversion ] && echo 14.2.0\n')
+    compiler.chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-c", System().command()],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert parse_system(done.stdout.splitlines()).compiler == "14.2.0"
+
+
+def test_a_host_without_a_compiler_says_none() -> None:
+    assert case("debian12-lab").compiler == ""
