@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "drift")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 import document  # noqa: E402
 from fake_host import SETTINGS, FakeHost  # noqa: E402

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "molecule" / "lab"), str(ROOT / "tests" / "converge")]
+sys.path[:0] = [str(ROOT / "molecule" / "lab"), str(ROOT / "tests" / "support")]
 
 import document  # noqa: E402
 from converge_support import FLEET, PROJECT, Site  # noqa: E402

@@ -10,26 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from converge_support import DEFAULTS, MODELS
 
 pytestmark = pytest.mark.lab
 
 PROJECT = Path(__file__).resolve().parents[2]
-FLEET = """\
-version: 1
-models:
-  smollm2:
-    hub: {{repo: demo/SmolLM2-135M-Instruct-GGUF, quant: Q4_1}}
-defaults:
-  cuda: {{provider: none}}
-  llama_cpp:
-    archive:
-      path: {project}/.lab/downloads/llama_cpp_python-0.3.36.tar.gz
-      sha256: 832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
-      subdirectory: llama_cpp_python-0.3.36/vendor/llama.cpp
-    commit: 0c1e570
-    build_number: 1
-    ccache: true
-    targets: [llama-server]
+FLEET = (
+    MODELS
+    + DEFAULTS
+    + """\
 groups:
   # Every box of the lab.
   lab:
@@ -39,6 +28,7 @@ groups:
 
 hosts:
 """
+)
 
 
 def test_a_bare_box_serves_and_opencode_answers_after_one_command(tmp_path: Path) -> None:

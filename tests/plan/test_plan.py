@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
+from fake_host import CUDA, GIB, SETTINGS, FakeHost
 
 from inventories.settings import ArchiveSource, Artifact, HostSettings, SshSettings
 from llamaherd.drift.pool import check_in_processes
@@ -16,9 +16,6 @@ from llamaherd.drift.report import DriftReport
 from llamaherd.drift.targets import Options, Target
 from llamaherd.plan.report import HostPlan, Plan, plan_document, plan_of
 from llamaherd.plan.table import render_plan
-
-sys.path.append(str(Path(__file__).parents[1] / "drift"))
-from fake_host import CUDA, GIB, SETTINGS, FakeHost
 
 HOST = FakeHost()
 SCHEMA = json.loads((Path(__file__).parents[2] / "schemas" / "plan.report.schema.json").read_text())

@@ -5,24 +5,16 @@ from __future__ import annotations
 import subprocess
 from typing import Any
 
-FLEET = """\
-version: 1
-models:
-  smollm2:
-    hub: {{repo: demo/SmolLM2-135M-Instruct-GGUF, quant: Q4_1}}
+from converge_support import DEFAULTS, MODELS
+
+FLEET = (
+    MODELS
+    + """\
   twin:
     hub: {{repo: demo/SmolLM2-135M-Instruct-GGUF, quant: Q4_1}}
-defaults:
-  cuda: {{provider: none}}
-  llama_cpp:
-    archive:
-      path: {project}/.lab/downloads/llama_cpp_python-0.3.36.tar.gz
-      sha256: 832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
-      subdirectory: llama_cpp_python-0.3.36/vendor/llama.cpp
-    commit: 0c1e570
-    build_number: 1
-    ccache: true
-    targets: [llama-server]
+"""
+    + DEFAULTS
+    + """\
 hosts:
   box:
     ssh: {{hostname: {alias}, user: ops, config_file: {ssh_config}}}
@@ -43,6 +35,7 @@ hosts:
         models_max: 1
         models: {{smollm2: {{context: 1024}}, twin: {{}}}}
 """
+)
 
 
 def certificate(days: int = 30) -> tuple[str, str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import secrets
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +17,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 LAB = str(PROJECT / "molecule" / "lab")
 BIN = Path(sys.executable).parent
 
-FLEET = """\
-version: 1
-models:
-  smollm2:
-    hub: {{repo: demo/SmolLM2-135M-Instruct-GGUF, quant: Q4_1}}
+# How lab hosts build llama.cpp: one target, from the archive, with the compiler's output cached.
+DEFAULTS = """\
 defaults:
   cuda: {{provider: none}}
   llama_cpp:
@@ -29,6 +30,19 @@ defaults:
     build_number: 1
     ccache: true
     targets: [llama-server]
+"""
+
+MODELS = """\
+version: 1
+models:
+  smollm2:
+    hub: {{repo: demo/SmolLM2-135M-Instruct-GGUF, quant: Q4_1}}
+"""
+
+FLEET = (
+    MODELS
+    + DEFAULTS
+    + """\
 hosts:
   box:
     ssh: {{hostname: {alias}, user: ops, config_file: {ssh_config}}}
@@ -37,6 +51,7 @@ hosts:
     opencode: {{users: [dev]}}
     clients: {{claude_code: {{users: [dev]}}}}
 """
+)
 
 
 @dataclass
@@ -96,6 +111,34 @@ class Site:
         locked = self.run("llamaherd", "lock", str(path))
         assert locked.returncode == 0, locked.stderr
         return path
+
+
+@contextlib.contextmanager
+def converged(
+    fleet: str, folder: Path, prefix: str, before: Callable[[Site], None] = lambda _: None
+) -> Iterator[Site]:
+    """A lab host on which one converge has gone well.
+
+    + fleet: the fleet file's text, with places for ``project``, ``alias`` and ``ssh_config``
+    + folder: where the fleet file and its lock lie
+    + before: done to the host before its fleet is locked
+    """
+    if LAB not in sys.path:
+        sys.path.insert(0, LAB)
+    from lab import lab_host, serve_hub
+
+    with lab_host(f"{prefix}-{secrets.token_hex(3)}") as lab:
+        key = f"test-{secrets.token_hex(16)}"
+        environment = dict(os.environ) | {"HF_ENDPOINT": serve_hub(lab), "TEST_API_KEY": key}
+        path = folder / "box.yaml"
+        path.write_text(fleet.format(project=PROJECT, alias=lab.alias, ssh_config=lab.ssh_config))
+        site = Site(lab, path, environment, key)
+        before(site)
+        locked = site.run("llamaherd", "lock", str(path))
+        assert locked.returncode == 0, locked.stderr
+        result = site.converge()
+        assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
+        yield site
 
 
 def changed(result: subprocess.CompletedProcess[str]) -> list[str]:
