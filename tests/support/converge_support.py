@@ -49,7 +49,7 @@ hosts:
     servers:
       coder: {{model: smollm2, port: 8888, context: 8192, api_key: {{env: TEST_API_KEY}}}}
     opencode: {{users: [dev]}}
-    clients: {{claude_code: {{users: [dev]}}}}
+    clients: {{claude_code: {{users: [dev], server: coder}}}}
 """
 )
 
