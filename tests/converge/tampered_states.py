@@ -443,7 +443,10 @@ BUILD = Batch(
         State(
             "user deleted",
             "userdel dev",
-            (declared("opencode", "OpenCode", "no account dev"),),
+            (
+                declared("opencode", "OpenCode", "no account dev"),
+                declared("claude_code", "Claude Code", "no account dev"),
+            ),
             by_hand="useradd --no-create-home --uid $(stat -c %u /home/dev) dev",
         ),
         State(

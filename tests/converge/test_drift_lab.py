@@ -215,12 +215,14 @@ def test_a_host_in_order_is_judged_within_the_budget(site: Site, ordered: Path) 
 # - /run/sudo, /var/lib/sudo: when a user last used sudo, of our connection's account
 # - the ctime of directories: a lab host's are overlayfs', which drops a mark of its own from some
 #   when they are first listed (ovl_cache_get_impure), here by find
+# - the ctime of packages that apt keeps: lab hosts share them by hard links, and another host that
+#   comes or goes moves it
 SNAPSHOT = r"""
 find / /run /tmp /dev/shm -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run/systemd \
   -o -path /run/log -o -path /var/log/journal -o -path /run/utmp -o -path /var/log/wtmp \
   -o -path /var/log/lastlog -o -path /var/log/btmp -o -path /var/log/auth.log -o -path /run/sshd \
   -o -path /run/sudo -o -path '/run/motd.dynamic*' -o -path /var/lib/sudo \) -prune \
-  -o \( -type d -printf '%p|%y|%m|%U:%G|%T@\n' \
+  -o \( \( -type d -o -path '/var/cache/apt/archives/*' \) -printf '%p|%y|%m|%U:%G|%T@\n' \
   -o -printf '%p|%y|%m|%U:%G|%s|%T@|%C@|%l\n' \)
 find /etc /home /root /opt /usr/local /srv /var/lib /run/credentials -xdev -type f -size -256k \
   -exec sha256sum {} +
