@@ -22,8 +22,10 @@ BIN = Path(sys.executable).parent
 SMI = """\
 #!/bin/sh
 case "$*" in
+  *ecc.mode*) sed '/^[0-9][0-9]*, /s|$|, [N/A], [N/A], [N/A]|' /fake/gpus ;;
   *mig.mode*) cat /fake/cards ;;
   *query-gpu*) cat /fake/gpus ;;
+  *query-compute*) ;;
   *) cat /fake/smi ;;
 esac
 [ ! -e /fake/smi-fails ]
