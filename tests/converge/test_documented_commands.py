@@ -113,7 +113,10 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     ),
     (
         r"llama-server --list-devices",
-        Run((("llama-server", "$(ls -d /opt/llama.cpp/*/bin/llama-server)"),), on_host=True),
+        Run(
+            (("llama-server", "$(ls -d /opt/llama.cpp/*/bin/llama-server | head -n 1)"),),
+            on_host=True,
+        ),
     ),
     (r"useradd --create-home NAME", Run((("NAME", "documented"),), on_host=True)),
     (r"systemd-analyze calendar '...'", Run((("'...'", "daily"),), on_host=True)),
