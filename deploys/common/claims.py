@@ -14,7 +14,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,11 +23,11 @@ from weakref import WeakKeyDictionary
 import gevent
 from pyinfra import logger
 from pyinfra.api import StringCommand
-from pyinfra.api.arguments import auth_argument_meta
 from pyinfra.api.host import Host
 from pyinfra.connectors.util import make_unix_command_for_host
 
 from deploys.common.progress import DISPLAY
+from deploys.common.rights import as_running_operation
 from deploys.common.shell import script_word, word
 
 FOLDER = "/run/llamaherd"
@@ -35,7 +35,6 @@ SILENCE = 120
 """Seconds without a beat after which a holder counts as gone."""
 
 BEAT = 15
-_AS_WHOM = frozenset(auth_argument_meta) | {"_shell_executable"}
 
 # Each line that is said while waiting also notices a controller that has gone: nobody reads it.
 _HOLD = """set -eu
@@ -95,12 +94,11 @@ def claim(host: Host) -> bool:
     client = getattr(host.connector, "client", None)
     if client is None:
         return False
-    given: Mapping[str, Any] = host.current_op_global_arguments or {}
     command = make_unix_command_for_host(
         host.state,
         host,
         StringCommand(f"sh -c {script_word(hold_script(holder()))}"),
-        **{key: value for key, value in given.items() if key in _AS_WHOM},
+        **as_running_operation(host),
     )
     stdin, stdout, stderr = client.exec_command(command.get_raw_value())
     try:

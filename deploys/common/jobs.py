@@ -14,13 +14,11 @@ import base64
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import gevent
 from paramiko import SSHException
 from pyinfra import logger
 from pyinfra.api import FunctionCommand, StringCommand
-from pyinfra.api.arguments import auth_argument_meta
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
@@ -28,6 +26,7 @@ from pyinfra.connectors.util import CommandOutput
 
 from deploys.common.operations import Commands, host_proxy
 from deploys.common.progress import DISPLAY, Amount, Track, human_seconds
+from deploys.common.rights import as_running_operation
 from deploys.common.shell import operand, script_word, word
 from deploys.common.summary import record_failure
 from facts.sections import SECTION, split_sections
@@ -36,7 +35,6 @@ from inventories.settings import ProxySettings
 JOBS = "/var/lib/llamaherd/jobs"
 LOG_LINES = 20
 RECONNECTS = 10
-_AS_WHOM = frozenset(auth_argument_meta) | {"_shell_executable"}
 
 
 @dataclass(frozen=True)
@@ -243,12 +241,6 @@ def remote(state: State, host: Host, command: StringCommand) -> CommandOutput:
         gevent.sleep(min(30, 2**attempt))
         _reconnect(host)
     raise ConnectError("no connection")
-
-
-def as_running_operation(host: Host) -> dict[str, Any]:
-    """The arguments that say as whom the running operation acts (sudo and the like)."""
-    given: Mapping[str, Any] = host.current_op_global_arguments or {}
-    return {key: value for key, value in given.items() if key in _AS_WHOM}
 
 
 def _reconnect(host: Host) -> None:

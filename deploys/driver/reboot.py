@@ -21,9 +21,9 @@ from pyinfra.api.exceptions import ConnectError, FactProcessError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
-from deploys.common.jobs import as_running_operation
 from deploys.common.operations import forget_system
 from deploys.common.progress import DISPLAY, human_seconds
+from deploys.common.rights import as_running_operation
 from deploys.common.summary import record_failure
 from facts.driver import Driver, DriverState, parse_driver
 
