@@ -8,6 +8,9 @@ hub does, with ``X-Repo-Commit``, ``X-Linked-Size`` and ``X-Linked-Etag``; HEAD,
 wanted a token and a limit of bytes a second. Standard library only.
 
     python molecule/lab/hub.py --root DIR --port 8090 --bind 127.0.0.1
+
+It can be broken while it serves, in the ways of :class:`Fault`: by ``hub.fault`` inside a process,
+by the words of ``--fault-file`` from outside.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -55,6 +59,35 @@ class StoredFile:
     def etag(self) -> str:
         """What the hub's ``ETag`` says, without quotes."""
         return self.sha256 if self.large else self.blob
+
+
+class Fault(StrEnum):
+    """A way in which downloads go wrong; lists of files (refs, trees) are answered as ever.
+
+    + SERVER_ERROR, FORBIDDEN, NOT_FOUND: the answer's status: 500, 403, 404
+    + TRUNCATED: the connection ends after half of what was announced, each time anew
+    + WRONG_BYTES: the right number of bytes, every one of them another
+    + REDIRECT_LOOP: sent back to the very address that was asked for
+    + NO_RANGE: asked for the rest of a file, it sends the whole, with status 200
+    + STALL: after half of what was announced nothing more comes, with the connection open
+    """
+
+    SERVER_ERROR = "500"
+    FORBIDDEN = "403"
+    NOT_FOUND = "404"
+    TRUNCATED = "truncated"
+    WRONG_BYTES = "wrong-bytes"
+    REDIRECT_LOOP = "redirect-loop"
+    NO_RANGE = "no-range"
+    STALL = "stall"
+
+
+_STATUSES = {
+    Fault.SERVER_ERROR: HTTPStatus.INTERNAL_SERVER_ERROR,
+    Fault.FORBIDDEN: HTTPStatus.FORBIDDEN,
+    Fault.NOT_FOUND: HTTPStatus.NOT_FOUND,
+}
+_WRONG = bytes(255 - value for value in range(256))
 
 
 class Repositories:
@@ -118,6 +151,8 @@ class Hub(ThreadingHTTPServer):
     + rate: bytes a second that each download gets; None for no limit
     + stall: bytes after which a download stands still, for good, with its connection open; None
       for never. What is asked for from there on by ``Range`` comes up to the same number again
+    + fault: how downloads go wrong from the next request on; None for well. May be set at any time
+    + fault_file: a file whose word, read at each request, is the fault; absent or empty for well
     + elsewhere: address of another hub of the same repositories, to whose storage downloads are
       redirected; None for its own
     + page: entries on one page of a tree
@@ -136,6 +171,8 @@ class Hub(ThreadingHTTPServer):
         token: str | None = None,
         rate: int | None = None,
         stall: int | None = None,
+        fault: Fault | None = None,
+        fault_file: Path | None = None,
         elsewhere: str | None = None,
         page: int = 50,
         large: int = LARGE,
@@ -146,6 +183,8 @@ class Hub(ThreadingHTTPServer):
         self.token = token
         self.rate = rate
         self.stall = stall
+        self.fault = fault
+        self._fault_file = fault_file
         self.elsewhere = elsewhere
         self.stopped = threading.Event()
         self.page = page
@@ -157,6 +196,13 @@ class Hub(ThreadingHTTPServer):
     def url(self) -> str:
         """Its address, as ``HF_ENDPOINT`` wants it."""
         return f"http://{self.server_address[0]!s}:{self.server_port}"
+
+    def current_fault(self) -> Fault | None:
+        """How a download goes wrong now; ValueError for a word in the file that names no fault."""
+        if self._fault_file is None or not self._fault_file.exists():
+            return self.fault
+        word = self._fault_file.read_text().strip()
+        return Fault(word) if word else self.fault
 
     def __enter__(self) -> Hub:
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
@@ -249,6 +295,11 @@ class _Handler(BaseHTTPRequestHandler):
         return f"http://{self.headers.get('Host') or urlsplit(self.server.url).netloc}"
 
     def _file(self, repo: str, path: str, *, redirect: bool) -> None:
+        self._fault = fault = self.server.current_fault()
+        if fault in _STATUSES:
+            return self._error(_STATUSES[fault], f"Broken on purpose: {fault}")
+        if fault is Fault.REDIRECT_LOOP:
+            return self._send(HTTPStatus.FOUND, b"", {"Location": f"{self._self()}{self.path}"})
         files = self.server.repositories.files(repo) or []
         file = next((f for f in files if f.path == path), None)
         content = self.server.repositories.open(repo, path) if file is not None else None
@@ -267,7 +318,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _content(self, content: BinaryIO, file: StoredFile, headers: dict[str, str]) -> None:
         headers |= {"ETag": f'"{file.etag}"', "Content-Type": "application/octet-stream"}
-        wanted = self._range(file)
+        wanted = (0, file.size - 1) if self._fault is Fault.NO_RANGE else self._range(file)
         if wanted is None:
             headers["Content-Range"] = f"bytes */{file.size}"
             return self._send(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, b"", headers)
@@ -280,8 +331,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._with_body:
             return None
         content.seek(first)
+        wrong = self._fault is Fault.WRONG_BYTES
         for chunk in self._paced(content, last - first + 1):
-            self.wfile.write(chunk)
+            self.wfile.write(chunk.translate(_WRONG) if wrong else chunk)
         return None
 
     def _range(self, file: StoredFile) -> tuple[int, int] | None:
@@ -301,6 +353,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _paced(self, content: BinaryIO, length: int) -> Iterator[bytes]:
         """``length`` bytes in pieces, no faster than the hub's rate."""
         rate, stall, sent, began = self.server.rate, self.server.stall, 0, time.monotonic()
+        if self._fault is Fault.STALL:
+            stall = max(1, length // 2)
+        if self._fault is Fault.TRUNCATED:
+            length //= 2
+            self.close_connection = True
         size = CHUNK if rate is None else max(1, min(CHUNK, rate // 10))
         while sent < length:
             if stall is not None and sent >= stall:
@@ -357,6 +414,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--token", help="what clients must send")
     parser.add_argument("--rate", type=int, help="bytes a second for each download")
     parser.add_argument("--stall", type=int, help="bytes after which each download stands still")
+    parser.add_argument(
+        "--fault-file", type=Path, help=f"file that says how downloads go wrong: {', '.join(Fault)}"
+    )
     parser.add_argument("--verbose", action="store_true", help="log requests to stderr")
     options = parser.parse_args(arguments)
     if not options.root.is_dir():
@@ -368,6 +428,7 @@ def main(arguments: list[str] | None = None) -> int:
         token=options.token,
         rate=options.rate,
         stall=options.stall,
+        fault_file=options.fault_file,
         quiet=not options.verbose,
     )
     with hub:

@@ -52,8 +52,13 @@ def lab_host(
         machines.destroy(machines.load(name))
 
 
-def serve_hub(lab: Lab) -> str:
-    """Serve ``.lab/hub`` to the host, and to this machine, until the lab is destroyed.
+def serve_hub(lab: Lab, root: Path = HUB_ROOT) -> str:
+    """Serve a folder of repositories to the host, and to this machine, until the lab is destroyed.
+
+    Its requests are in ``hub.log`` of the lab's directory, and a word in ``hub.fault`` beside it
+    breaks it (see ``hub.Fault``).
+
+    + root: the folder; ``.lab/hub`` by default
 
     Returns the endpoint, what ``$HF_ENDPOINT`` should say.
     """
@@ -61,8 +66,9 @@ def serve_hub(lab: Lab) -> str:
         probe.bind((lab.gateway, 0))
         port = probe.getsockname()[1]
     hub = Path(__file__).with_name("hub.py")
-    command = [sys.executable, str(hub), "--root", str(HUB_ROOT)]
+    command = [sys.executable, str(hub), "--root", str(root), "--verbose"]
     command += ["--bind", lab.gateway, "--port", str(port)]
+    command += ["--fault-file", str(lab.directory / "hub.fault")]
     process = machines.start_process(lab, "hub", command)
     deadline = time.monotonic() + HUB_SECONDS
     while process.is_running and time.monotonic() < deadline:

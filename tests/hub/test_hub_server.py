@@ -17,7 +17,7 @@ import requests
 LAB = Path(__file__).resolve().parents[2] / "molecule" / "lab"
 sys.path.insert(0, str(LAB))
 
-from hub import Hub  # noqa: E402
+from hub import Fault, Hub  # noqa: E402
 
 REPO = "acme/Tiny-GGUF"
 CONTENT = bytes(range(256)) * 40
@@ -160,3 +160,76 @@ def test_the_command_serves_until_it_is_told_to_stop(root: Path) -> None:
         assert requests.get(f"{url}/api/models/{REPO}/refs", timeout=5).status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
+
+
+def download_of(hub: Hub) -> str:
+    return f"{hub.url}/{REPO}/resolve/main/Tiny-Q4_0.gguf"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [(Fault.SERVER_ERROR, 500), (Fault.FORBIDDEN, 403), (Fault.NOT_FOUND, 404)],
+)
+def test_a_broken_hub_answers_downloads_alone_with_its_status(
+    hub: Hub, fault: Fault, status: int
+) -> None:
+    hub.fault = fault
+    assert requests.get(download_of(hub), timeout=5).status_code == status
+    assert re.fullmatch("[0-9a-f]{40}", commit_of(hub))
+    hub.fault = None
+    assert requests.get(download_of(hub), timeout=5).content == CONTENT
+
+
+def test_a_truncated_answer_announces_all_and_brings_half(hub: Hub) -> None:
+    hub.fault = Fault.TRUNCATED
+    for first in (0, 4):
+        wanted = {"Range": f"bytes={first}-"}
+        with requests.get(download_of(hub), headers=wanted, timeout=5, stream=True) as answer:
+            announced = len(CONTENT) - first
+            assert answer.headers["Content-Length"] == str(announced)
+            assert b"".join(received(answer)) == CONTENT[first : first + announced // 2]
+
+
+def received(answer: requests.Response) -> Iterator[bytes]:
+    """The body as far as it comes."""
+    try:
+        yield from answer.iter_content(1)
+    except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError):
+        return
+
+
+def test_wrong_bytes_are_of_the_right_size_and_all_wrong(hub: Hub) -> None:
+    hub.fault = Fault.WRONG_BYTES
+    answer = requests.get(download_of(hub), timeout=5)
+    assert answer.status_code == 200
+    assert len(answer.content) == len(CONTENT)
+    assert not any(a == b for a, b in zip(answer.content, CONTENT, strict=True))
+
+
+def test_a_redirect_loop_never_ends(hub: Hub) -> None:
+    hub.fault = Fault.REDIRECT_LOOP
+    with pytest.raises(requests.exceptions.TooManyRedirects):
+        requests.get(download_of(hub), timeout=5)
+
+
+def test_a_hub_without_ranges_sends_the_whole_to_who_wants_the_rest(hub: Hub) -> None:
+    hub.fault = Fault.NO_RANGE
+    answer = requests.get(download_of(hub), headers={"Range": "bytes=10-"}, timeout=5)
+    assert (answer.status_code, answer.content) == (200, CONTENT)
+    assert "Content-Range" not in answer.headers
+
+
+def test_a_stalling_hub_sends_half_and_keeps_the_line(hub: Hub) -> None:
+    hub.fault = Fault.STALL
+    with requests.get(download_of(hub), timeout=0.5, stream=True) as answer:
+        assert b"".join(received(answer)) == CONTENT[: len(CONTENT) // 2]
+
+
+def test_a_file_breaks_a_hub_that_runs_and_mends_it(root: Path, tmp_path: Path) -> None:
+    control = tmp_path / "fault"
+    with Hub(root, fault_file=control) as hub:
+        assert requests.get(download_of(hub), timeout=5).status_code == 200
+        control.write_text(f"{Fault.FORBIDDEN}\n")
+        assert requests.get(download_of(hub), timeout=5).status_code == 403
+        control.write_text("")
+        assert requests.get(download_of(hub), timeout=5).status_code == 200
