@@ -26,7 +26,7 @@ from pyinfra.api import FunctionCommand, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
-from deploys.common.jobs import Job, remote, run_job
+from deploys.common.jobs import REASON, Job, remote, run_job
 from deploys.common.operations import Commands, HostError
 from deploys.common.progress import DISPLAY, Amount, Track
 from deploys.common.shell import operand, script_word, word
@@ -82,50 +82,87 @@ hashed() {
   rm -f -- ./sum ./sum.end
 }
 
+# reason WHY: the last one is what a person is told when the job fails.
+reason() { echo "@REASON@$*" >&2; }
+left() { df -h --output=avail -- "$(dirname -- "$1")" | tail -n 1 | tr -d ' '; }
+
 # transfer URL PART SIZE: bring PART, which is followed, to SIZE bytes, going on where it stopped.
 transfer() {
-  stuck=0
+  stuck=0 said='' furthest=$(partial "$2")
   while [ "$(partial "$2")" -lt "$3" ]; do
     stuck=$((stuck + 1))
     if [ $stuck -gt @ATTEMPTS@ ]; then
-      echo "gave up on $1 after @ATTEMPTS@ attempts that brought nothing" >&2; return 1
+      reason "gave up on $1 after @ATTEMPTS@ attempts that brought less than @PROGRESS@ bytes" \
+        "each ($said): check the host's way there; the next run goes on at byte $(partial "$2")"
+      return 1
     fi
     [ $stuck = 1 ] || sleep $((stuck < 6 ? stuck * 2 : 15))
-    before=$(partial "$2") status=0
-    curl --fail --location --silent --show-error --max-redirs 10 --connect-timeout 30 \
+    status=0
+    said=$(curl --fail --location --silent --show-error --max-redirs 10 --connect-timeout 30 \
       --speed-limit @RATE@ --speed-time @STALL@ --continue-at - CURL_CONFIG \
-      --output "$2" -- "$1" || status=$?
+      --write-out '\n%{http_code}\n' --output "$2" -- "$1" 2>&1) || status=$?
+    code=$(printf '%s\n' "$said" | grep -x '[0-9][0-9][0-9]' | tail -n 1)
+    said=$(printf '%s\n' "$said" | grep '^curl: ' | tail -n 1)
     now=$(partial "$2")
-    # 23: the disk is full, or gone.
-    if [ $status = 23 ]; then echo "can't write $2" >&2; return 1; fi
-    # 33: the server knows no ranges. 22: it refused; with a partial file that may be the range.
-    if [ $status = 33 ] || { [ $status = 22 ] && [ "$before" -gt 0 ]; }; then restart "$2"
-    elif [ $status = 22 ] && [ $stuck -ge 3 ]; then return 1
-    elif [ $status != 0 ]; then
-      echo "curl exited $status, going on at $now" >&2
-      # A line that breaks again and again still brings a big file, piece by piece.
-      [ $((now - before)) -lt @PROGRESS@ ] || stuck=0
-    elif [ "$now" -lt "$3" ]; then
-      echo "$1 holds $now bytes, the lock file says $3" >&2; restart "$2"; return 1
+    if [ $status = 0 ] && [ "$now" -lt "$3" ]; then
+      reason "$1 holds $now bytes, the lock file says $3: find out why, then" \
+        "run llamaherd lock --update"
+      restart "$2"; return 1
     fi
+    [ $status != 0 ] || continue
+    echo "$said" >&2
+    case $status in
+    # The disk is full, or gone.
+    23) reason "can't write $2 ($(left "$2") free there): make room; the next run goes on"
+      return 1 ;;
+    # The server knows no ranges, or not this one: what there is can't be gone on with.
+    33) restart "$2" ;;
+    22) [ "$code" != 416 ] || { restart "$2"; continue; }
+      [ $stuck -lt 3 ] || { refused "$1" "$code"; return 1; } ;;
+    47) [ $stuck -lt 3 ] || { refused "$1" loop; return 1; } ;;
+    51 | 60) refused "$1" certificate; return 1 ;;
+    *) echo "curl exited $status, going on at $now" >&2 ;;
+    esac
+    # A line that breaks again and again still brings a big file, piece by piece; one that always
+    # begins anew doesn't.
+    [ $((now - furthest)) -lt @PROGRESS@ ] || { stuck=0 furthest=$now; }
   done
+}
+# refused URL ANSWER: why this source gives nothing, and what mends it.
+refused() {
+  case $2 in
+  401 | 403) reason "$1 answers $2: check the token that the fleet file names for it, and that" \
+    "its account may read this" ;;
+  404 | 410) reason "$1 answers $2, it isn't there any more: run llamaherd lock --update" ;;
+  loop) reason "$1 redirects in a circle: check the address, and whether a proxy wants a login" ;;
+  certificate) reason "$1 is not trusted ($said) by this host, whose clock says" \
+    "$(date -u +%Y-%m-%d): set the clock (timedatectl set-ntp true), or install the site's CA" ;;
+  *) reason "$1 answers $2, three times: it is in trouble, or a proxy before it is:" \
+    "run again later; the next run goes on" ;;
+  esac
 }
 restart() { hashed "$1"; rm -f -- "$1"; follow "$1"; }
 
-# accept PART FINAL SIZE SHA256: rename PART, which was followed, if it is what it should be.
+# accept PART FINAL SIZE SHA256: rename PART, which was followed, if it is what it should be. 1 for
+# wrong bytes, which are removed; 2 when it can't be written.
 accept() {
   if [ "$(partial "$1")" != "$3" ]; then
-    echo "$2: $(partial "$1") bytes, the lock file says $3" >&2
+    reason "$2: $(partial "$1") bytes came, the lock file says $3: find out why, then" \
+      "run llamaherd lock --update"
     hashed "$1"; rm -f -- "$1"; return 1
   fi
   echo "verifying $2"
   hashed "$1"
   if [ "$found" != "$4" ]; then
-    echo "$2: its SHA-256 is $found, the lock file says $4" >&2; rm -f -- "$1"; return 1
+    reason "$2: its SHA-256 is $found, the lock file says $4: look at the mirror or the proxy" \
+      "between; if the source itself has changed, run llamaherd lock --update"
+    rm -f -- "$1"; return 1
   fi
   # A file that has another name too isn't ours to change.
   [ "$(stat -c %h -- "$1")" -gt 1 ] || chmod 644 -- "$1" || return 1
-  sync -- "$1" && mv -fT -- "$1" "$2" && record "$2" "$4"
+  if sync -- "$1" && mv -fT -- "$1" "$2" && record "$2" "$4"; then return 0; fi
+  reason "can't write $2 ($(left "$2") free there): make room; the next run goes on"
+  return 2
 }
 
 # record FINAL SHA256: note what was verified, and which bytes on disk that were.
@@ -165,13 +202,13 @@ fetch() {
   if [ $outcome = 1 ] && [ "$had" -gt 0 ]; then bring "$@"; else return $outcome; fi
 }
 # bring URL FINAL SIZE SHA256: 1 for wrong bytes; 2 for a transfer that broke off, whose part is
-# left for the next run.
+# left for the next run, or a disk that takes no more.
 bring() {
   follow "$2.part"
   echo "fetching $2"
   if transfer "$1" "$2.part" "$3"; then
-    accept "$2.part" "$2" "$3" "$4" || return 1
-    return 0
+    accept "$2.part" "$2" "$3" "$4"
+    return
   fi
   hashed "$2.part"
   [ "$(partial "$2.part")" -gt 0 ] || rm -f -- "$2.part"
@@ -192,7 +229,7 @@ def fetch_functions(authorised: bool = False, elsewhere: str = "") -> str:
 
     They keep notes in the folder they run in, which must be the job's own, and ``fetch`` leaves
     these functions to others: ``sum`` (the SHA-256 of standard input), ``partial FILE`` (its size),
-    ``follow``, ``hashed`` and ``accept``.
+    ``follow``, ``hashed``, ``accept`` and ``reason`` (see :data:`deploys.common.jobs.REASON`).
 
     + authorised: curl reads the job's secret ``curl`` (its ``header = ...`` lines) as well
     + elsewhere: shell that defines ``elsewhere FINAL SIZE SHA256``, which ``fetch`` tries first
@@ -204,6 +241,7 @@ def fetch_functions(authorised: bool = False, elsewhere: str = "") -> str:
         .replace("@ATTEMPTS@", str(ATTEMPTS))
         .replace("@PROGRESS@", str(PROGRESS))
         .replace("@RECORDS@", RECORDS)
+        .replace("@REASON@", REASON)
         .replace("@EMPTY@", hashlib.sha256().hexdigest())
         .replace("@ELSEWHERE@", elsewhere)
         .replace("CURL_CONFIG", config)

@@ -25,7 +25,7 @@ from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput
 
 from deploys.common.operations import Commands, host_proxy
-from deploys.common.progress import DISPLAY, Amount, Track, human_seconds
+from deploys.common.progress import DISPLAY, Amount, Track, human_bytes, human_seconds
 from deploys.common.rights import as_running_operation
 from deploys.common.shell import operand, script_word, word
 from deploys.common.summary import record_failure
@@ -34,6 +34,17 @@ from inventories.settings import ProxySettings
 
 JOBS = "/var/lib/llamaherd/jobs"
 LOG_LINES = 20
+
+REASON = "llamaherd: "
+"""How the line of a job's log begins that says why it failed and what mends it; the last counts."""
+
+NO_SPACE = "No space left on device|Disk quota exceeded"
+# Where jobs write; what is nearly full of it is named when one failed for want of space.
+_PLACES = (
+    *("/opt", "/opt/llama.cpp", "/opt/opencode", "/opt/cuda", "/usr", "/var", "/var/cache"),
+    *("/var/lib", "/var/lib/llamaherd", "/var/lib/llamaherd/models", "/tmp", "/etc"),
+)
+_NEARLY_FULL = 16 * 1024**2
 RECONNECTS = 10
 
 
@@ -51,7 +62,7 @@ class Job:
     + secrets: file name to content; files of mode 600 in the folder while the job runs
     + network: False cuts the job off from every network
     + binds: folders of the host under other names inside the job, by the name inside
-    + remedy: what a person should look at when it fails
+    + remedy: what a person should look at when it fails and its log gives no :data:`REASON`
     """
 
     name: str
@@ -209,12 +220,67 @@ def _ended(state: State, host: Host, job: Job, look: Look) -> bool:
         for line in job.report(look.probe) if job.report else ():
             logger.info(f"{host.print_prefix}{line}")
         return True
-    command = StringCommand("tail", "-n", str(LOG_LINES), operand(f"{job.folder}/log"))
-    for line in remote(state, host, command).stdout_lines:
+    words = parse_words(remote(state, host, last_words_command(job)).stdout_lines)
+    for line in words.log:
         logger.error(f"{host.print_prefix}  {line}")
+    return _give_up(host, failure(job, look, words))
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a job that failed leaves to tell.
+
+    + log: its last lines
+    + reason: why, in its own words; empty where it gave none
+    + full: file systems with no room left, each with what is free; empty where that isn't why
+    """
+
+    log: tuple[str, ...] = ()
+    reason: str = ""
+    full: tuple[str, ...] = ()
+
+
+def last_words_command(job: Job) -> StringCommand:
+    """One command that prints what :func:`parse_words` reads; it succeeds on any host."""
+    places = " ".join(_PLACES)
+    script = (
+        f"cd {operand(job.folder)} 2>/dev/null || exit 0\n"
+        f"echo {SECTION}log; tail -n {LOG_LINES} log 2>/dev/null\n"
+        f"echo {SECTION}reason; grep -a '^{REASON}' log 2>/dev/null | tail -n 1\n"
+        f"echo {SECTION}full\n"
+        # A disk that is full keeps even the log and the status from being written.
+        f"if grep -aqE '{NO_SPACE}' log 2>/dev/null || [ ! -s status ]; then\n"
+        f"  df -B1 --output=avail,iavail,target -- {places} 2>/dev/null | grep '^ *[0-9]'\n"
+        "fi; true"
+    )
+    return StringCommand(f"sh -c {script_word(script)}")
+
+
+def parse_words(lines: list[str]) -> Words:
+    """The output of :func:`last_words_command`."""
+    sections = split_sections(lines)
+    full = {}
+    for line in sections.get("full", []):
+        free, inodes, mount = line.split(None, 2)
+        if int(free) < _NEARLY_FULL:
+            full[mount] = f"{mount} ({human_bytes(int(free))} free)"
+        elif inodes == "0":
+            full[mount] = f"{mount} (no inode free)"
+    reason = "".join(sections.get("reason", [])).removeprefix(REASON)
+    return Words(tuple(sections.get("log", [])), reason, tuple(full.values()))
+
+
+def failure(job: Job, look: Look, words: Words) -> str:
+    """One line: that the job failed, why, and what to do."""
+    log = f"{job.folder}/log on the host"
+    if words.reason:
+        return f"{job.title} failed: {words.reason} (see {log})"
+    if words.full:
+        where = ", ".join(words.full)
+        return f"{job.title} failed: no space left on {where}: make room, then run again"
     how = "was killed" if look.status is None else f"failed with status {look.status}"
     remedy = f"; {job.remedy}" if job.remedy else ""
-    return _give_up(host, f"{job.title} {how}: see {job.folder}/log on the host{remedy}")
+    return f"{job.title} {how}: see {log}{remedy}"
 
 
 def _give_up(host: Host, message: str) -> bool:

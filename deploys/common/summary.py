@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import atexit
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import pyinfra
 from pyinfra.api.host import Host
+from pyinfra.api.operation import OperationMeta
 from pyinfra.api.state import BaseStateCallback, State
 from pyinfra.context import ctx_state
 
@@ -27,6 +29,7 @@ class Failure:
 
 _reasons: dict[str, str] = {}
 _failures: dict[str, Failure] = {}
+_outputs: dict[str, OperationMeta] = {}
 
 
 def record_failure(host: str, reason: str) -> None:
@@ -47,13 +50,25 @@ class FailureSummary(BaseStateCallback):
         state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
     ) -> None:
         name = ", ".join(sorted(state.get_op_meta(op_hash).names))
-        reason = _reasons.get(host.name, "see its output above")
-        _failures.setdefault(host.name, Failure(host.name, name, reason))
+        # pyinfra keeps a command's output only after this callback.
+        _outputs[host.name] = state.get_op_data_for_host(host, op_hash).operation_meta
+        _failures.setdefault(host.name, Failure(host.name, name, _reasons.get(host.name, "")))
 
 
 def failures() -> tuple[Failure, ...]:
-    """Every host's first failure so far."""
-    return tuple(_failures.values())
+    """Every host's first failure so far; without a reason of ours, the command's last words."""
+    return tuple(f if f.reason else replace(f, reason=_said(f.host)) for f in _failures.values())
+
+
+def _said(host: str) -> str:
+    meta = _outputs.get(host)
+    words = last_words(meta.stderr_lines) if meta is not None and meta.is_complete() else ""
+    return words or "see its output above"
+
+
+def last_words(lines: Iterable[str]) -> str:
+    """The last line of what a command said on standard error that says anything."""
+    return next((line.strip() for line in reversed(list(lines)) if line.strip()), "")
 
 
 def render(failed: tuple[Failure, ...], hosts: int) -> str:

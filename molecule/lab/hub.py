@@ -36,6 +36,9 @@ LARGE = 1 << 20
 
 CHUNK = 64 << 10
 
+SLOW_RATE = 512 << 10
+"""Bytes a second of a hub that was made slow."""
+
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _REPO = rf"(?P<repo>{_NAME}/{_NAME})"
 _REFS = re.compile(rf"/api/models/{_REPO}/refs")
@@ -70,6 +73,7 @@ class Fault(StrEnum):
     + REDIRECT_LOOP: sent back to the very address that was asked for
     + NO_RANGE: asked for the rest of a file, it sends the whole, with status 200
     + STALL: after half of what was announced nothing more comes, with the connection open
+    + SLOW: all is well, at SLOW_RATE
     """
 
     SERVER_ERROR = "500"
@@ -80,6 +84,7 @@ class Fault(StrEnum):
     REDIRECT_LOOP = "redirect-loop"
     NO_RANGE = "no-range"
     STALL = "stall"
+    SLOW = "slow"
 
 
 _STATUSES = {
@@ -353,6 +358,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _paced(self, content: BinaryIO, length: int) -> Iterator[bytes]:
         """``length`` bytes in pieces, no faster than the hub's rate."""
         rate, stall, sent, began = self.server.rate, self.server.stall, 0, time.monotonic()
+        if self._fault is Fault.SLOW:
+            rate = SLOW_RATE
         if self._fault is Fault.STALL:
             stall = max(1, length // 2)
         if self._fault is Fault.TRUNCATED:

@@ -14,10 +14,10 @@ import pytest
 LAB = Path(__file__).resolve().parents[2] / "molecule" / "lab"
 sys.path.insert(0, str(LAB))
 
-from hub import Hub  # noqa: E402
+from hub import Fault, Hub  # noqa: E402
 
 from deploys.common.downloads import Fetch, fetch_lines  # noqa: E402
-from deploys.common.jobs import start_command  # noqa: E402
+from deploys.common.jobs import REASON, start_command  # noqa: E402
 from inventories.settings import Artifact  # noqa: E402
 
 REPO = "acme/Tiny-GGUF"
@@ -113,7 +113,7 @@ def test_a_hub_that_stands_still_at_once_is_given_up(
     with Hub(root, stall=1000) as hub:
         result = fetch(artifact(hub), host)
     assert result.returncode != 0
-    assert "2 attempts that brought nothing" in result.stderr
+    assert "after 2 attempts that brought less than 1048576 bytes each (curl: (28)" in result.stderr
     # What came is kept: the next run goes on from there.
     assert (host / f"{NAME}.part").stat().st_size == 2000
 
@@ -139,3 +139,76 @@ def test_no_disk_to_write_to_is_said_at_once(root: Path, host: Path) -> None:
     assert result.returncode != 0
     assert f"can't write {host}/{NAME}.part" in result.stderr
     assert len(asked) == 1
+    assert f"{REASON}can't write {host}/{NAME}.part" in result.stderr
+
+
+def reason(result: subprocess.CompletedProcess[str]) -> str:
+    """What a person is told when the job failed."""
+    assert result.returncode != 0
+    return [line for line in result.stderr.splitlines() if line.startswith(REASON)][-1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "asked", "words"),
+    [
+        (Fault.SERVER_ERROR, 3, "answers 500, three times: it is in trouble"),
+        (Fault.FORBIDDEN, 3, "answers 403: check the token"),
+        (Fault.NOT_FOUND, 3, "answers 404, it isn't there any more: run llamaherd lock --update"),
+        (Fault.REDIRECT_LOOP, 3 * 11, "redirects in a circle: check the address"),
+    ],
+)
+def test_a_source_that_refuses_is_asked_three_times_and_named_with_its_answer(
+    root: Path, host: Path, fault: Fault, asked: int, words: str
+) -> None:
+    with Hub(root, fault=fault) as hub:
+        result = fetch(artifact(hub), host)
+        assert f"{artifact(hub).url} {words}" in reason(result)
+        assert len(hub.requests) == asked
+    assert list(host.iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", [Fault.SERVER_ERROR, Fault.FORBIDDEN, Fault.REDIRECT_LOOP])
+def test_a_refusal_costs_nothing_of_what_has_arrived(root: Path, host: Path, fault: Fault) -> None:
+    (host / f"{NAME}.part").write_bytes(CONTENT[:2_000_000])
+    with Hub(root, fault=fault) as hub:
+        assert fetch(artifact(hub), host).returncode != 0
+        assert (host / f"{NAME}.part").stat().st_size == 2_000_000
+        hub.fault, hub.requests = None, []
+        assert fetch(artifact(hub), host).returncode == 0
+    assert (host / NAME).read_bytes() == CONTENT
+
+
+def test_a_source_without_ranges_whose_line_breaks_each_time_is_given_up(
+    root: Path, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploys.common.downloads.ATTEMPTS", 3)
+    with Hub(root, stall=1_500_000, fault=Fault.NO_RANGE) as hub:
+        result = fetch(artifact(hub), host)
+    assert "after 3 attempts" in reason(result)
+
+
+def test_a_line_that_breaks_again_and_again_brings_it_all_the_same(root: Path, host: Path) -> None:
+    with Hub(root, fault=Fault.TRUNCATED) as hub:
+        result = fetch(artifact(hub), host)
+        assert "check the host's way there; the next run goes on at byte" in reason(result)
+        arrived = (host / f"{NAME}.part").stat().st_size
+        assert arrived > 0.99 * len(CONTENT)
+        hub.fault = None
+        assert fetch(artifact(hub), host).returncode == 0
+    assert (host / NAME).read_bytes() == CONTENT
+
+
+def test_wrong_bytes_of_the_right_size_are_removed_and_told(root: Path, host: Path) -> None:
+    with Hub(root, fault=Fault.WRONG_BYTES) as hub:
+        result = fetch(artifact(hub), host)
+    assert f"{host}/{NAME}: its SHA-256 is " in reason(result)
+    assert list(host.iterdir()) == []
+
+
+def test_a_partial_file_and_a_source_without_ranges_make_a_whole_one(
+    root: Path, host: Path
+) -> None:
+    (host / f"{NAME}.part").write_bytes(CONTENT[:2_000_000])
+    with Hub(root, fault=Fault.NO_RANGE) as hub:
+        assert fetch(artifact(hub), host).returncode == 0
+    assert (host / NAME).read_bytes() == CONTENT

@@ -17,7 +17,7 @@ import requests
 LAB = Path(__file__).resolve().parents[2] / "molecule" / "lab"
 sys.path.insert(0, str(LAB))
 
-from hub import Fault, Hub  # noqa: E402
+from hub import SLOW_RATE, Fault, Hub  # noqa: E402
 
 REPO = "acme/Tiny-GGUF"
 CONTENT = bytes(range(256)) * 40
@@ -223,6 +223,14 @@ def test_a_stalling_hub_sends_half_and_keeps_the_line(hub: Hub) -> None:
     hub.fault = Fault.STALL
     with requests.get(download_of(hub), timeout=0.5, stream=True) as answer:
         assert b"".join(received(answer)) == CONTENT[: len(CONTENT) // 2]
+
+
+def test_a_slow_hub_brings_all_of_it_in_its_time(hub: Hub, root: Path) -> None:
+    hub.fault = Fault.SLOW
+    (root / REPO / "Tiny-Q4_0.gguf").write_bytes(bytes(SLOW_RATE // 2))
+    began = time.monotonic()
+    assert len(requests.get(download_of(hub), timeout=5).content) == SLOW_RATE // 2
+    assert time.monotonic() - began >= 0.4
 
 
 def test_a_file_breaks_a_hub_that_runs_and_mends_it(root: Path, tmp_path: Path) -> None:

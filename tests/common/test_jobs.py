@@ -1,0 +1,96 @@
+"""What is said of a job that failed, from the very shell that hosts run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deploys.common.jobs import (
+    LOG_LINES,
+    REASON,
+    Job,
+    Look,
+    Words,
+    failure,
+    last_words_command,
+    parse_words,
+)
+
+JOB = Job("model-x", "fetching tiny", "exit 1\n", remedy="check the line")
+LOG = "/var/lib/llamaherd/jobs/model-x/log on the host"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The job's folder, after a failure with status 1."""
+    monkeypatch.setattr("deploys.common.jobs.JOBS", str(tmp_path))
+    found = tmp_path / "model-x"
+    found.mkdir()
+    (found / "status").write_text("1\n")
+    return found
+
+
+def words() -> Words:
+    command = last_words_command(JOB).get_raw_value()
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    return parse_words(done.stdout.splitlines())
+
+
+def test_the_last_reason_counts_and_the_log_s_end_is_shown(folder: Path) -> None:
+    lines = [f"line {number}" for number in range(50)]
+    (folder / "log").write_text("\n".join([f"{REASON}first", *lines, f"{REASON}second"]) + "\n")
+    said = words()
+    assert said.reason == "second"
+    assert len(said.log) == LOG_LINES
+    assert said.full == ()
+
+
+def test_a_job_that_left_nothing_has_nothing_to_say(folder: Path) -> None:
+    folder.joinpath("status").unlink()
+    folder.rmdir()
+    assert words() == Words()
+
+
+def test_a_full_disk_is_looked_for_only_where_the_log_or_a_lost_status_hints_at_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every file system is nearly full when so much is asked for.
+    monkeypatch.setattr("deploys.common.jobs._NEARLY_FULL", 1 << 80)
+    (folder / "log").write_text("cc1: fatal error: something else\n")
+    assert words().full == ()
+    (folder / "log").write_text("cc1: error writing to a.s: No space left on device\n")
+    full = words().full
+    assert full
+    assert all(re.fullmatch(r"/\S* \([\d.]+ \w+ free\)", place) for place in full)
+    (folder / "log").write_text("")
+    (folder / "status").write_text("")
+    assert len(words().full) == len(full)
+
+
+def test_a_file_system_without_inodes_is_full_too() -> None:
+    lines = ["@@llamaherd:full", "1000000000 0 /opt/my models", "1000000000 5 /var"]
+    assert parse_words(lines).full == ("/opt/my models (no inode free)",)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "line"),
+    [
+        (
+            1,
+            Words(reason="URL answers 403: look"),
+            f"fetching tiny failed: URL answers 403: look (see {LOG})",
+        ),
+        (
+            1,
+            Words(full=("/opt (0 B free)",)),
+            "fetching tiny failed: no space left on /opt (0 B free): make room, then run again",
+        ),
+        (2, Words(), f"fetching tiny failed with status 2: see {LOG}; check the line"),
+        (None, Words(), f"fetching tiny was killed: see {LOG}; check the line"),
+    ],
+)
+def test_a_failure_is_one_line(status: int | None, said: Words, line: str) -> None:
+    assert failure(JOB, Look(False, status, []), said) == line
