@@ -17,8 +17,9 @@ from facts.gpu import GPU_QUERY, Gpu, GpuError, parse_gpus
 from facts.sections import SECTION, split_sections
 from facts.values import FactValue
 
-# Where we put things; free space is asked of the nearest existing parent.
-PATHS = ("/opt", "/var/lib")
+# Where we and the distribution's packages put things; free space is asked of the nearest existing
+# parent. Models often have a disk of their own.
+PATHS = ("/opt", "/var/lib", "/var/lib/llamaherd/models", "/usr", "/var/cache")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class SystemState(FactValue):
     + compiler: version of the C compiler that ``cc`` starts, such as ``12.2.0``; empty without one
     + systemd: major version, 0 where systemd isn't running the host
     + disk_free: bytes by path of PATHS
+    + mounts: the file system that each of these paths lies on, by its mount point
+    + there: bytes by path of what a converge brings and need not bring again: model files, parts of
+      them, uploads, manifests of builds and programs, compilers, work folders of builds (with all
+      that is in them)
     + root: whether the command ran with root's rights
     + gpu_error: why nvidia-smi can't be made sense of, with its remedy; empty where it can
     """
@@ -60,6 +65,8 @@ class SystemState(FactValue):
     systemd: int = 0
     root: bool = False
     disk_free: Mapping[str, int] = field(default_factory=dict)
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    there: Mapping[str, int] = field(default_factory=dict)
     gpus: tuple[Gpu, ...] = ()
     gpu_error: str = ""
     listeners: tuple[Listener, ...] = ()
@@ -100,8 +107,14 @@ echo {SECTION}systemd; [ -d /run/systemd/system ] && systemctl --version | head 
 echo {SECTION}disk
 for path in {" ".join(PATHS)}; do
   at=$path; while [ ! -e "$at" ]; do at=$(dirname "$at"); done
-  echo "$path $(df -PB1 "$at" | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)"
+  echo "$path" $(df -B1 --output=avail,target -- "$at" | tail -n 1)
 done
+echo {SECTION}there
+find /var/lib/llamaherd/models /var/lib/llamaherd/uploads -type f ! -path '*/.verified/*' \
+  -printf '%s %p\n' 2>/dev/null
+stat -c '%s %n' -- /opt/llama.cpp/*/manifest.json /opt/opencode/*/manifest.json \
+  /opt/cuda/*/manifest.json /usr/local/cuda*/bin/nvcc /usr/bin/nvcc 2>/dev/null
+du -sB1 -- /opt/llama.cpp/.work-* 2>/dev/null | tr '\t' ' '
 echo {SECTION}gpus; {GPU_QUERY}
 echo {SECTION}listeners
 {_LISTENERS}
@@ -129,6 +142,7 @@ def parse_system(output: list[str]) -> SystemState:
     release = _key_values(sections.get("os", []), "=")
     memory = _key_values(sections.get("memory", []), ":")
     gpus, gpu_error = _gpus(sections.get("gpus", []))
+    disk = [line.split(maxsplit=2) for line in sections.get("disk", [])]
     try:
         architecture, cores, uid = sections["machine"]
         return SystemState(
@@ -144,7 +158,9 @@ def parse_system(output: list[str]) -> SystemState:
             compiler=" ".join(sections.get("compiler", [])[:1]).strip(),
             systemd=_systemd_version(sections.get("systemd", [])),
             root=uid == "0",
-            disk_free={path: int(free) for path, free in map(str.split, sections.get("disk", []))},
+            disk_free={row[0]: int(row[1]) for row in disk},
+            mounts={row[0]: row[2] for row in disk if len(row) > 2},
+            there=_there(sections.get("there", [])),
             gpus=gpus,
             gpu_error=gpu_error,
             listeners=tuple(
@@ -161,6 +177,12 @@ def _gpus(lines: list[str]) -> tuple[tuple[Gpu, ...], str]:
         return parse_gpus(lines), ""
     except GpuError as error:
         return (), str(error)
+
+
+def _there(lines: list[str]) -> dict[str, int]:
+    """Bytes by path; a stranger's file name may hold anything, and none of ours is odd."""
+    rows = (line.split(" ", 1) for line in lines)
+    return {row[1]: int(row[0]) for row in rows if len(row) == 2 and row[0].isdecimal()}
 
 
 def _key_values(lines: list[str], separator: str) -> dict[str, str]:

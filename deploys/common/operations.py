@@ -67,7 +67,7 @@ def host_operation(
         except HostError as error:
             if listened():
                 raise
-            yield from fail(str(error))
+            yield from fail(*_texts(error))
 
     return operation()(guarded)
 
@@ -94,17 +94,25 @@ def _claim() -> bool:
         raise HostError(f"{error}: does the host have flock (util-linux)?") from error
 
 
-def fail(message: str) -> Commands:
-    """Commands that fail this host with ``message``; a dry run shows the message too."""
+def _texts(error: HostError) -> tuple[str, ...]:
+    """What is told of an error: one by one where it knows of several."""
+    texts = tuple(f"{change.summary}: {change.remedy}" for change in error.changes)
+    return texts if "; ".join(texts) == str(error) else (str(error),)
+
+
+def fail(*messages: str) -> Commands:
+    """Commands that fail this host with these messages; a dry run shows them too."""
     host = current_host()
     if not current_state().is_executing:
-        logger.error(f"{host.print_prefix}would fail: {message}")
-    yield FunctionCommand(_fail, (message,), {})
+        for message in messages:
+            logger.error(f"{host.print_prefix}would fail: {message}")
+    yield FunctionCommand(_fail, messages, {})
 
 
-def _fail(state: State, host: Host, message: str) -> bool:
-    record_failure(host.name, message)
-    logger.error(f"{host.print_prefix}{message}")
+def _fail(state: State, host: Host, *messages: str) -> bool:
+    record_failure(host.name, *messages)
+    for message in messages:
+        logger.error(f"{host.print_prefix}{message}")
     return False
 
 

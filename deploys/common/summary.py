@@ -1,14 +1,15 @@
 """The last lines of a run: which hosts failed, at what, and what to do.
 
 pyinfra prints a failure where it happens, which on a fleet is far above the end. The summary
-repeats each one, once, when the process ends.
+repeats each one, once, when the process ends. Where preflight stopped a host, its answers come
+first, a line a host.
 """
 
 from __future__ import annotations
 
 import atexit
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyinfra
@@ -20,21 +21,31 @@ from pyinfra.context import ctx_state
 
 @dataclass(frozen=True)
 class Failure:
-    """One host that failed: at which operation, and why (may be empty when pyinfra printed it)."""
+    """One host that failed: at which operation, and why (may be empty when pyinfra printed it).
+
+    + reasons: one by one, where there are several
+    """
 
     host: str
     operation: str
     reason: str
+    reasons: tuple[str, ...] = ()
 
 
-_reasons: dict[str, str] = {}
+_reasons: dict[str, tuple[str, ...]] = {}
 _failures: dict[str, Failure] = {}
 _outputs: dict[str, OperationMeta] = {}
+_verdicts: dict[str, Mapping[str, bool]] = {}
 
 
-def record_failure(host: str, reason: str) -> None:
+def record_failure(host: str, *reasons: str) -> None:
     """Remember why a host failed; the callback below pairs it with the operation."""
-    _reasons[host] = reason
+    _reasons[host] = reasons
+
+
+def record_verdict(host: str, areas: Mapping[str, bool]) -> None:
+    """Remember what preflight says of a host: whether each area is in order."""
+    _verdicts[host] = dict(areas)
 
 
 class FailureSummary(BaseStateCallback):
@@ -52,7 +63,8 @@ class FailureSummary(BaseStateCallback):
         name = ", ".join(sorted(state.get_op_meta(op_hash).names))
         # pyinfra keeps a command's output only after this callback.
         _outputs[host.name] = state.get_op_data_for_host(host, op_hash).operation_meta
-        _failures.setdefault(host.name, Failure(host.name, name, _reasons.get(host.name, "")))
+        reasons = _reasons.get(host.name, ())
+        _failures.setdefault(host.name, Failure(host.name, name, "; ".join(reasons), reasons))
 
 
 def failures() -> tuple[Failure, ...]:
@@ -78,8 +90,45 @@ def render(failed: tuple[Failure, ...], hosts: int) -> str:
     noun = "host" if len(failed) == 1 else "hosts"
     others = "; the others went on" if hosts > len(failed) else ""
     lines = [f"--> {len(failed)} {noun} failed{others}:"]
-    lines += [f"    {f.host}: {f.operation}: {f.reason}" for f in failed]
+    for failure in failed:
+        lines += _lines(failure)
     return "\n".join(lines)
+
+
+def _lines(failure: Failure) -> list[str]:
+    head = f"    {failure.host}: {failure.operation}:"
+    if len(failure.reasons) < 2:
+        return [f"{head} {failure.reason}"]
+    return [head, *(f"        {reason}" for reason in failure.reasons)]
+
+
+def render_verdicts(verdicts: Mapping[str, Mapping[str, bool]]) -> str:
+    """Preflight's answers as a table of the hosts that it stops; empty where it stops none.
+
+    + verdicts: by host, whether each area is in order
+    """
+    stopped = {host: areas for host, areas in verdicts.items() if not all(areas.values())}
+    if not stopped:
+        return ""
+    areas = list(next(iter(stopped.values())))
+    rows = [["HOST", *(area.upper() for area in areas)]]
+    rows += [
+        [host, *("ok" if answers.get(area) else "NO" for area in areas)]
+        for host, answers in stopped.items()
+    ]
+    lines = ["--> preflight:", *(f"    {line}" for line in _columns(rows))]
+    others = len(verdicts) - len(stopped)
+    if others:
+        lines.append(f"    {others} other{'s are' if others > 1 else ' is'} in order")
+    return "\n".join(lines)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def summarise_failures() -> None:
@@ -106,6 +155,6 @@ _installed: set[type[FailureSummary]] = set()
 
 
 def _print(hosts: int) -> None:
-    text = render(failures(), hosts)
-    if text:
-        print(text, file=sys.stderr)
+    for text in (render_verdicts(_verdicts), render(failures(), hosts)):
+        if text:
+            print(text, file=sys.stderr)

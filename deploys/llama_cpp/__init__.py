@@ -28,11 +28,11 @@ from deploys.llama_cpp.build import (
     WORK_MOUNT,
     Build,
     BuildError,
-    Machine,
     build_progress,
     build_script,
     compile_seconds,
     job_count,
+    machine,
     plan_build,
     source_script,
     uses_cuda,
@@ -116,12 +116,11 @@ def host_build(settings: LlamaCppSettings, cuda: CudaSettings) -> Build:
     with_cuda = uses_cuda(settings, cuda)
     if facts.gpu_error and with_cuda and not settings.architectures:
         raise HostError(facts.gpu_error, gpu_change(facts.gpu_error))
-    found = {gpu.architecture for gpu in facts.gpus if gpu.architecture}
-    machine = Machine(facts.platform, facts.architecture, facts.cpu, tuple(sorted(found)))
+    on = machine(facts)
     try:
-        return plan_build(settings, cuda, machine)
+        return plan_build(settings, cuda, on)
     except BuildError as error:
-        missing = with_cuda and not found and not settings.architectures
+        missing = with_cuda and not on.architectures and not settings.architectures
         raise HostError(str(error), *([NO_GPU] if missing else [])) from error
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from deploys.common.progress import Amount
 from deploys.common.shell import digest, operand, word
 from facts.llama_cpp import WORK_PREFIX
+from facts.system import SystemState
 from inventories.settings import (
     BUILDS_ROOT,
     ArchiveSource,
@@ -48,6 +49,12 @@ class Machine:
     architecture: str
     cpu: str
     architectures: tuple[str, ...] = ()
+
+
+def machine(facts: SystemState) -> Machine:
+    """What of a host shapes its builds, from what it says it is."""
+    found = {gpu.architecture for gpu in facts.gpus if gpu.architecture}
+    return Machine(facts.platform, facts.architecture, facts.cpu, tuple(sorted(found)))
 
 
 class BuildError(ValueError):

@@ -1,4 +1,9 @@
-"""Refuses, before anything changes, what can't work on a host; names the setting that mends it."""
+"""Refuses, before anything changes, what can't work on a host; names the setting that mends it.
+
+It is the first operation of a converge, and pyinfra carries out each one on all hosts before the
+next one: so every host is checked before the first change on any. A host that is refused is left
+as it is, the others go on.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from deploys.common.operations import (
     host_settings,
     system,
 )
-from deploys.common.progress import human_bytes
+from deploys.common.summary import record_verdict
 from deploys.llama_cpp import NO_GPU, gpu_change
 from deploys.llama_cpp.build import uses_cuda
 from deploys.llama_server import stranger_on_port, taken_port
@@ -28,6 +33,7 @@ from deploys.preflight.compatibility import (
     conflicts,
     driver_conflicts,
 )
+from deploys.preflight.disk import disk_findings
 from deploys.preflight.memory import declared_findings, memory_findings
 from facts.system import SystemState
 from inventories.builds import too_old
@@ -35,7 +41,6 @@ from inventories.settings import CudaSettings, HostSettings
 
 # systemd before this has no LoadCredential.
 LOWEST_SYSTEMD = 247
-DISK_MARGIN = 1024**3
 
 
 @deploy("Preflight")
@@ -54,7 +59,9 @@ def checks(settings: HostSettings) -> Commands:
     + settings: what the host should become
     """
     facts = system()
-    found = findings(settings, facts)
+    areas = by_area(settings, facts)
+    record_verdict(current_host().name, {area: not stops for area, stops in areas.items()})
+    found = [finding for stops in areas.values() for finding in stops]
     if not facts.root:
         # Without root's rights most facts would answer, and wrongly.
         raise UnknownStateError("; ".join(map(_text, found)))
@@ -84,7 +91,7 @@ def by_area(settings: HostSettings, facts: SystemState) -> dict[str, list[Change
     return {
         "rights": _rights(settings, facts),
         "system": _systemd(facts),
-        "disk": _disk(facts),
+        "disk": disk_findings(settings, facts),
         "GPU": _gpus(settings, facts),
         "build": _builds(settings),
         "memory": [*declared_findings(settings, facts), *memory_findings(settings, facts)],
@@ -107,19 +114,6 @@ def _systemd(facts: SystemState) -> list[Change]:
     found = f"systemd {facts.systemd}" if facts.systemd else "a host without systemd"
     remedy = f"llamaherd needs systemd {LOWEST_SYSTEMD} or newer"
     return [Change("declared", "systemd", found, remedy=remedy)]
-
-
-def _disk(facts: SystemState) -> list[Change]:
-    return [
-        Change(
-            "declared",
-            path,
-            f"{path} has {human_bytes(free)} left, at least {human_bytes(DISK_MARGIN)} are needed",
-            remedy="make room",
-        )
-        for path, free in facts.disk_free.items()
-        if free < DISK_MARGIN
-    ]
 
 
 def _gpus(settings: HostSettings, facts: SystemState) -> list[Change]:
@@ -168,13 +162,22 @@ def _combination(settings: HostSettings, toolkit: CudaSettings, facts: SystemSta
         toolkit="" if own else toolkit.version or "",
         glibc=facts.glibc,
         gpus=facts.gpus,
-        gcc=0 if chosen else GCC.get(facts.platform, 0),
+        gcc=0 if chosen else _gcc(facts),
         capabilities=[
             f"{name[:-1]}.{name[-1]}"
             for build in builds
             for name in (name.rstrip("af") for name in build.architectures)
         ],
     )
+
+
+def _gcc(facts: SystemState) -> int:
+    """Major version of the host's compiler; of what its build tools will bring where it has none.
+
+    0 where neither is known.
+    """
+    major = facts.compiler.partition(".")[0]
+    return int(major) if major.isdecimal() else GCC.get(facts.platform, 0)
 
 
 def _builds(settings: HostSettings) -> list[Change]:

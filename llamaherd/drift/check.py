@@ -200,8 +200,7 @@ class _Check:
 
     def _preflight(self) -> None:
         facts: SystemState = self.facts.get(System, SystemState())
-        costs = [(found.subject, found.fetch, found.compile_seconds > 0) for found in self.changes]
-        self.preflight = preflight_rows(self.target.settings, facts, costs)
+        self.preflight = preflight_rows(self.target.settings, facts)
 
     def _hash(self, settings: HostSettings, ask: Callable[..., Any]) -> None:
         try:

@@ -1,38 +1,26 @@
 """Preflight's answers for one host as rows of a table: what is there, or what stands in the way.
 
-Pure. The verdicts are those of :mod:`deploys.preflight`, by which a converge stops; the disk's row
-also counts what the converge is going to bring, so that it is told beforehand.
+Pure. The verdicts are those of :mod:`deploys.preflight`, by which a converge stops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from deploys.common.progress import human_bytes
-from deploys.preflight import DISK_MARGIN, by_area
+from deploys.preflight import by_area
+from deploys.preflight.disk import needs
 from facts.system import SystemState
 from inventories.settings import HostSettings
 from llamaherd.drift.report import PreflightRow
 
-COMPILE_BYTES = 3 * 1024**3
-"""Room for a llama.cpp build while it is made, its source included."""
 
-Cost = tuple[str, int, bool]
-"""Where something will lie (a path or a name), the bytes it brings, whether it is compiled."""
-
-
-def preflight_rows(
-    settings: HostSettings, facts: SystemState, costs: Sequence[Cost]
-) -> tuple[PreflightRow, ...]:
-    """A row an area, in the order of a converge's own preflight.
-
-    + costs: what a converge would bring to the host
-    """
+def preflight_rows(settings: HostSettings, facts: SystemState) -> tuple[PreflightRow, ...]:
+    """A row an area, in the order of a converge's own preflight."""
     found = by_area(settings, facts)
     ports = [str(server.port) for server in settings.servers if server.port]
     details = {
         "rights": "as root" if settings.ssh.user == "root" else f"by sudo as {settings.ssh.user}",
         "system": _system(facts),
+        "disk": _disk(settings, facts),
         "GPU": _gpus(settings, facts),
         "build": _build(settings),
         "memory": human_bytes(facts.memory_total),
@@ -43,8 +31,6 @@ def preflight_rows(
         if changes:
             summary = "; ".join(f"{change.summary}: {change.remedy}" for change in changes)
             rows.append(PreflightRow(area, False, summary))
-        elif area == "disk":
-            rows.append(_disk(facts, costs))
         else:
             rows.append(PreflightRow(area, True, details[area]))
     return tuple(rows)
@@ -69,20 +55,7 @@ def _gpus(settings: HostSettings, facts: SystemState) -> str:
     return ", ".join([*names, *([f"driver {driver}"] if driver else [])]) or "none needed"
 
 
-def _disk(facts: SystemState, costs: Sequence[Cost]) -> PreflightRow:
-    """Free space against what is to come; one file system counts once."""
-    needs: dict[str, int] = dict.fromkeys(facts.disk_free, 0)
-    for subject, fetch, compiled in costs:
-        path = next((path for path in needs if subject.startswith(f"{path}/")), None)
-        if path is not None:
-            needs[path] += fetch + (COMPILE_BYTES if compiled else 0)
-    systems: dict[int, int] = {}
-    for path, free in facts.disk_free.items():
-        systems[free] = systems.get(free, 0) + needs[path]
-    short = [(free, need) for free, need in systems.items() if need and need + DISK_MARGIN > free]
-    if short:
-        free, need = short[0]
-        detail = f"{human_bytes(need)} to come and {human_bytes(DISK_MARGIN)} to spare, "
-        return PreflightRow("disk", False, f"{detail}{human_bytes(free)} free: make room")
-    free = min(facts.disk_free.values(), default=0)
-    return PreflightRow("disk", True, f"{human_bytes(free)} free")
+def _disk(settings: HostSettings, facts: SystemState) -> str:
+    free = human_bytes(min(facts.disk_free.values(), default=0))
+    total = sum(need.size for need in needs(settings, facts))
+    return f"{free} free" + (f", up to {human_bytes(total)} to come" if total else "")

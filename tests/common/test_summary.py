@@ -1,6 +1,6 @@
 """The last lines of a run name who failed, at what, and why."""
 
-from deploys.common.summary import Failure, last_words, render
+from deploys.common.summary import Failure, last_words, render, render_verdicts
 
 GONE = Failure("gpu-02", "connect", "could not connect to ops@10.0.0.12")
 PORT = Failure("gpu-03", "Preflight | Check", "port 8888 is taken by nginx")
@@ -26,3 +26,20 @@ def test_of_a_command_that_failed_the_last_line_counts_that_says_anything() -> N
     lines = ["mktemp: failed", "base64: write error: No space left on device", "", " "]
     assert last_words(lines) == "base64: write error: No space left on device"
     assert last_words([]) == ""
+
+
+def test_several_reasons_have_a_line_each() -> None:
+    both = Failure("gpu-03", "Preflight | Check", "a: b; c: d", ("a: b", "c: d"))
+    assert render((both,), 1).splitlines()[1:] == [
+        "    gpu-03: Preflight | Check:",
+        "        a: b",
+        "        c: d",
+    ]
+
+
+def test_preflights_table_has_the_hosts_that_it_stops() -> None:
+    good = {"rights": True, "disk": True}
+    assert render_verdicts({}) == render_verdicts({"gpu-01": good}) == ""
+    assert render_verdicts({"gpu-01": good, "gpu-02": {"rights": True, "disk": False}}) == (
+        "--> preflight:\n    HOST    RIGHTS  DISK\n    gpu-02  ok      NO\n    1 other is in order"
+    )

@@ -165,6 +165,17 @@ def test_the_distributions_compiler_and_the_toolkit_must_go_together(
     assert not [t for t in problems(replace(settings, llama_cpp=own), facts) if "gcc" in t]
 
 
+@pytest.mark.parametrize(
+    ("compiler", "refused"), [("12.2.0", False), ("13.3.0", True), ("12", False), ("", False)]
+)
+def test_the_compiler_that_the_host_has_is_judged_not_its_distributions(
+    compiler: str, refused: bool
+) -> None:
+    settings = replace(HOST, cuda=CudaSettings("wheels", "12.0"), llama_cpp=BUILD)
+    found = problems(settings, replace(GOOD, compiler=compiler))
+    assert any("takes no gcc newer than 12, the host has 13" in text for text in found) == refused
+
+
 def test_a_declared_architecture_is_judged_as_a_card_is() -> None:
     settings = replace(HOST, llama_cpp=replace(BUILD, architectures=("70", "120a")))
     settings = replace(settings, cuda=CudaSettings("wheels", "12.6"))

@@ -118,7 +118,8 @@ def test_a_disk_that_would_run_full_blocks_before_anything_is_fetched(tmp_path: 
     assert found.state == "blocked"
     (disk,) = [row for row in found.preflight if row.area == "disk"]
     assert not disk.ok
-    assert "50.0 GiB free: make room" in disk.detail
+    assert "200.0 GiB are to come to / (models 200.0 GiB)" in disk.detail
+    assert "it has 50.0 GiB: make room there" in disk.detail
 
 
 def test_a_host_that_cant_be_judged_blocks_the_plan(tmp_path: Path) -> None:

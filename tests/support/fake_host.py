@@ -26,6 +26,7 @@ from deploys.llama_server.unit import (
 from deploys.opencode.config import SYSTEM_CONFIG, system_config, user_config
 from deploys.opencode.install import current_manifest, run_path
 from deploys.packages import wanted
+from facts.system import PATHS
 from inventories.settings import (
     Artifact,
     CudaSettings,
@@ -171,8 +172,22 @@ class FakeHost:
         uid = "0" if self.root else "1000"
         lines += ["@@llamaherd:machine", "x86_64", "2", uid, "@@llamaherd:cpu", "EPYC"]
         lines += ["@@llamaherd:glibc", "glibc 2.36", "@@llamaherd:systemd", "systemd 252 (252.39)"]
-        lines += ["@@llamaherd:disk", f"/opt {50 * GIB}", f"/var/lib {50 * GIB}"]
+        lines += ["@@llamaherd:compiler", "12.2.0", "@@llamaherd:disk"]
+        lines += [f"{path} {50 * GIB} /" for path in PATHS]
+        lines += ["@@llamaherd:there", *self._there()]
         lines += ["@@llamaherd:gpus", *self.gpus, "@@llamaherd:listeners", *self.listeners]
+        return lines
+
+    def _there(self) -> list[str]:
+        """What lies on the disk of what a converge brings."""
+        settings = self.settings
+        models = settings.models if self.model_record and self.model_stat else ()
+        lines = [f"{self.model_stat.split()[0]} {model.path}" for model in models]
+        if self.built and settings.llama_cpp is not None:
+            folder = self.instance.binary.removesuffix("/bin/llama-server")
+            lines.append(f"900 {folder}/manifest.json")
+        if settings.opencode is not None and self.opencode_size:
+            lines.append(f"300 /opt/opencode/{settings.opencode.version}/manifest.json")
         return lines
 
     def _packages(self) -> list[str]:
