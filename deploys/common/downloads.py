@@ -26,7 +26,7 @@ from pyinfra.api import FunctionCommand, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
-from deploys.common.jobs import REASON, Job, remote, run_job
+from deploys.common.jobs import REASON_FUNCTION, Job, remote, run_job
 from deploys.common.operations import Commands, HostError
 from deploys.common.progress import DISPLAY, Amount, Track
 from deploys.common.shell import operand, script_word, word
@@ -82,9 +82,7 @@ hashed() {
   rm -f -- ./sum ./sum.end
 }
 
-# reason WHY: the last one is what a person is told when the job fails.
-reason() { echo "@REASON@$*" >&2; }
-left() { df -h --output=avail -- "$(dirname -- "$1")" | tail -n 1 | tr -d ' '; }
+@REASON@left() { df -h --output=avail -- "$(dirname -- "$1")" | tail -n 1 | tr -d ' '; }
 
 # transfer URL PART SIZE: bring PART, which is followed, to SIZE bytes, going on where it stopped.
 transfer() {
@@ -241,7 +239,7 @@ def fetch_functions(authorised: bool = False, elsewhere: str = "") -> str:
         .replace("@ATTEMPTS@", str(ATTEMPTS))
         .replace("@PROGRESS@", str(PROGRESS))
         .replace("@RECORDS@", RECORDS)
-        .replace("@REASON@", REASON)
+        .replace("@REASON@", REASON_FUNCTION)
         .replace("@EMPTY@", hashlib.sha256().hexdigest())
         .replace("@ELSEWHERE@", elsewhere)
         .replace("CURL_CONFIG", config)

@@ -38,6 +38,10 @@ LOG_LINES = 20
 REASON = "llamaherd: "
 """How the line of a job's log begins that says why it failed and what mends it; the last counts."""
 
+REASON_FUNCTION = f'''reason() {{ echo "{REASON}$*" >&2; }}
+'''
+"""Shell function ``reason WHY``: writes such a line."""
+
 NO_SPACE = "No space left on device|Disk quota exceeded"
 # Where jobs write; what is nearly full of it is named when one failed for want of space.
 _PLACES = (

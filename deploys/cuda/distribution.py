@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deploys.common.apt import APT_FUNCTIONS
 from deploys.common.jobs import Job
 from deploys.common.operations import HostError
 from deploys.cuda.repository import GOING_ON, progress
-from deploys.cuda.shell import APT_FUNCTIONS
 
 PACKAGE = "nvidia-cuda-toolkit"
 

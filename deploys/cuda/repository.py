@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+from deploys.common.apt import APT_FUNCTIONS
 from deploys.common.downloads import fetch_functions, upload_path
 from deploys.common.files import ManagedFile
 from deploys.common.jobs import Job
 from deploys.common.operations import HostError
 from deploys.common.progress import Amount
 from deploys.common.shell import digest, operand, script_word, word, words
-from deploys.cuda.shell import APT_FUNCTIONS, TOOL_FUNCTIONS
+from deploys.cuda.shell import TOOL_FUNCTIONS
 from facts.cuda import CudaState
 from inventories.settings import (
     AptPackage,

@@ -1,25 +1,6 @@
-"""Shell functions that both installers use: missing tools, apt's locks."""
+"""Shell functions that both installers use: missing tools. Those of apt must be there, too."""
 
 from __future__ import annotations
-
-LOCK_SECONDS = 300
-
-# `apt-get update` takes the lists' lock, for which DPkg::Lock::Timeout doesn't wait (apt 2.6).
-APT_FUNCTIONS = f"""
-export DEBIAN_FRONTEND=noninteractive LC_ALL=C
-apt_get() {{ apt-get -y -q -o DPkg::Lock::Timeout={LOCK_SECONDS} "$@"; }}
-
-# apt_update [OPTION...]: fetch package lists; waits for another apt to end.
-apt_update() {{
-  waited=0
-  until apt_get -o APT::Update::Error-Mode=any update "$@" > apt-update.log 2>&1; do
-    if grep -q 'Could not get lock' apt-update.log && [ $waited -lt {LOCK_SECONDS} ]; then
-      waited=$((waited + 5)); sleep 5; continue
-    fi
-    cat apt-update.log; return 1
-  done
-}}
-"""
 
 TOOL_FUNCTIONS = """
 # need COMMAND...: install the packages of these names whose commands are missing.

@@ -19,6 +19,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from deploys.common.apt import APT_FUNCTIONS
 from deploys.common.downloads import (
     fetch_functions,
     fetch_probe,
@@ -29,7 +30,7 @@ from deploys.common.jobs import Job
 from deploys.common.operations import HostError
 from deploys.common.progress import Amount
 from deploys.common.shell import digest, operand, words
-from deploys.cuda.shell import APT_FUNCTIONS, TOOL_FUNCTIONS
+from deploys.cuda.shell import TOOL_FUNCTIONS
 from inventories.settings import CUDA_ROOT, Artifact, CudaSettings
 
 # Counts what the mends below make of the same wheels: a change in them makes hosts install anew.

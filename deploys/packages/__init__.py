@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from pyinfra.api import deploy
 
+from deploys.common.apt import APT_FUNCTIONS
 from deploys.common.changes import Change, record
 from deploys.common.jobs import Job, run_job
 from deploys.common.operations import (
@@ -147,12 +148,17 @@ def apt_progress(lines: list[str]) -> Amount | None:
 
 def install_job(missing: list[str]) -> Job:
     """The job that refreshes the package lists and installs; it waits for another dpkg."""
-    apt = "apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3"
     script = (
-        "export DEBIAN_FRONTEND=noninteractive\n"
-        "dpkg --configure -a\n"
-        f"{apt} update -q\n"
-        f"{apt} install -q -y --no-install-recommends -- {' '.join(map(operand, missing))}\n"
+        f"{APT_FUNCTIONS}"
+        "dpkg_ready\n"
+        # A source of somebody else's that fails is no reason to stop: what counts is ours.
+        "apt_update -o Acquire::Retries=3 -o APT::Update::Error-Mode=persistent-failure\n"
+        "apt_get -o Acquire::Retries=3 install --no-install-recommends -- "
+        f"{' '.join(map(operand, missing))} || {{\n"
+        "  said=$(grep -a '^E: ' log | tail -n 1)\n"
+        '  [ -z "$said" ] || reason "apt: ${said#E: }: check the host\'s package sources"\n'
+        "  exit 100\n"
+        "}\n"
     )
     return Job(
         name=f"packages-{digest(missing)}",
@@ -160,5 +166,5 @@ def install_job(missing: list[str]) -> Job:
         script=script,
         probe=APT_PROBE,
         progress=apt_progress,
-        remedy="check the host's package sources and whether another dpkg holds its lock",
+        remedy="check the host's package sources",
     )
