@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.files import LOOK, FileState, parse_file
+from facts.files import LOOK, WRITABLE, FileState, parse_file
 from facts.sections import SECTION, split_sections
 from facts.values import FactValue
 
@@ -28,6 +28,7 @@ class ClaudeCodeUser(FactValue):
     + path: the settings file, links in its path followed
     + settings, key: what is there, None where nothing is
     + closed: those of the two in whose folder the user may not write
+    + outside: those of the two that a link leads to, out of the home
     """
 
     name: str
@@ -37,17 +38,13 @@ class ClaudeCodeUser(FactValue):
     settings: FileState | None = None
     key: FileState | None = None
     closed: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
 
 
-_AS_USER = f"""{LOOK}
+_AS_USER = f"""{LOOK}{WRITABLE}
 home=$1
 [ -d "$home" ] && echo home
 cd / || exit 0
-closed() {{
-  folder=$(dirname -- "$1")
-  while [ ! -e "$folder" ]; do folder=$(dirname -- "$folder"); done
-  [ -w "$folder" ] || echo "closed $1"
-}}
 settings=$(readlink -m -- "$home/{SETTINGS}"); echo "settings $settings"
 look "$settings" 0; closed "$settings"
 look "$home/{KEY}" 1; closed "$home/{KEY}"
@@ -87,7 +84,7 @@ def _parse_user(lines: Sequence[str]) -> ClaudeCodeUser:
         (path,) = _named(lines, "settings")
     except (IndexError, ValueError) as error:
         raise FactProcessError(f"cannot make sense of Claude Code's users: {error}") from error
-    said = {f"{word} {each}" for word in ("settings", "closed") for each in _named(lines, word)}
+    said = {f"{word} {each}" for word in _WORDS for each in _named(lines, word)}
     states = {s.path: s for s in (parse_file(x) for x in lines[1:] if " /" in x and x not in said)}
     return ClaudeCodeUser(
         name=name,
@@ -97,7 +94,11 @@ def _parse_user(lines: Sequence[str]) -> ClaudeCodeUser:
         settings=states.get(path),
         key=states.get(f"{home}/{KEY}"),
         closed=_named(lines, "closed"),
+        outside=_named(lines, "outside"),
     )
+
+
+_WORDS = ("settings", "closed", "outside")
 
 
 def _named(lines: Sequence[str], key: str) -> tuple[str, ...]:

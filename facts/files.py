@@ -56,6 +56,18 @@ look() {
 """Shell function ``look PATH SECRET``: prints what :func:`parse_file` reads, or nothing."""
 
 
+WRITABLE = r"""
+closed() {
+  case $1 in "$(readlink -m -- "$home")"/*) ;; *) echo "outside $1" ;; esac
+  folder=$(dirname -- "$1")
+  while [ ! -e "$folder" ]; do folder=$(dirname -- "$folder"); done
+  [ -w "$folder" ] || echo "closed $1"
+}
+"""
+"""Shell function ``closed PATH``: prints ``closed PATH`` where the account that runs it may not
+write in that file's folder, ``outside PATH`` where it isn't below ``$home``."""
+
+
 class Files(FactBase[Mapping[str, FileState]]):
     """State of the given paths; those that don't exist are absent from the answer.
 

@@ -16,7 +16,7 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.files import LOOK, FileState, parse_file
+from facts.files import LOOK, WRITABLE, FileState, parse_file
 from facts.sections import SECTION, split_sections
 from facts.values import FactValue
 
@@ -36,6 +36,7 @@ class OpenCodeUser(FactValue):
     + jsonc_path, jsonc: the same of ``opencode.jsonc``, which wins; none where both are one file
     + secrets: state of the asked-for files, by their path relative to the home
     + closed: files of these in whose folder the user may not write
+    + outside: files of these that a link leads to, out of the home
     """
 
     name: str
@@ -49,6 +50,7 @@ class OpenCodeUser(FactValue):
     jsonc: FileState | None = None
     secrets: Mapping[str, FileState] = field(default_factory=dict)
     closed: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,10 @@ class OpenCodeState(FactValue):
 
 
 # $1 is the home, the rest are files in it of which only the hash is told.
-_AS_USER = f"""{LOOK}
+_AS_USER = f"""{LOOK}{WRITABLE}
 home=$1; shift
 [ -d "$home" ] && echo home
 cd / || exit 0
-closed() {{
-  folder=$(dirname -- "$1")
-  while [ ! -e "$folder" ]; do folder=$(dirname -- "$folder"); done
-  [ -w "$folder" ] || echo "closed $1"
-}}
 config=$(readlink -m -- "$home/{USER_CONFIG}"); echo "config $config"; look "$config" 0
 closed "$config"
 jsonc=$(readlink -m -- "$home/{USER_CONFIG}c")
@@ -185,10 +182,11 @@ def _parse_user(lines: list[str]) -> OpenCodeUser:
         jsonc=states.pop(jsonc_path, None),
         secrets={path.removeprefix(home).lstrip("/"): state for path, state in states.items()},
         closed=paths.get("closed", ()),
+        outside=paths.get("outside", ()),
     )
 
 
-_PATHS = ("config", "jsonc", "closed")
+_PATHS = ("config", "jsonc", "closed", "outside")
 
 
 def _named(lines: Sequence[str], key: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from deploys.common.json_secrets import holds_secret
 from deploys.common.json_text import JsonTextError
 from deploys.common.operations import Commands, HostError, host_operation, host_settings, read
 from deploys.common.secrets import secret
-from deploys.common.users import account_problem, config_text, write_problem
+from deploys.common.users import account_problem, config_text, link_problem, write_problem
 from facts.claude_code import KEY, ClaudeCode, ClaudeCodeUser
 from facts.files import FileState
 from inventories.settings import ClaudeCodeSettings
@@ -90,12 +90,13 @@ def _settings_file(settings: ClaudeCodeSettings, user: ClaudeCodeUser) -> Manage
 
 
 def _settings_problem(settings: ClaudeCodeSettings, user: ClaudeCodeUser) -> str | None:
+    link = link_problem(user.path, user.settings, user, "clients.claude_code.users")
     try:
         file = _settings_file(settings, user)
     except JsonTextError as error:
-        return str(error)
+        return link or str(error)
     if user.settings is not None and is_current(file, user.settings):
         return None
-    return write_problem(
+    return link or write_problem(
         file.path, user.settings, user.name, user.closed, "clients.claude_code.users"
     )

@@ -37,6 +37,41 @@ def account_problem(name: str, user: Account | None, setting: str) -> str | None
     return None
 
 
+class Places(Protocol):
+    """What a fact tells of the files of an account.
+
+    + closed: those in whose folder the account may not write
+    + outside: those that a link leads to, out of the home
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def closed(self) -> Sequence[str]: ...
+
+    @property
+    def outside(self) -> Sequence[str]: ...
+
+
+def link_problem(path: str, state: FileState | None, user: Places, setting: str) -> str | None:
+    """Why a file that a link leads to, out of the home, is left alone; None where it may be used.
+
+    What lies there may be anybody's (``/etc/shadow``), so no advice may be given on it, such as to
+    change its owner or to move it away.
+
+    + setting: the key of the fleet file that names the account
+    """
+    foreign = state is not None and state.user != user.name
+    if path not in user.outside or not (foreign or path in user.closed):
+        return None
+    whose = f"belongs to {state.user}" if state is not None and foreign else "may not be written"
+    return (
+        f"a link in the home of {user.name} leads to {path}, which {whose}: remove that link, "
+        f"or take {user.name} out of {setting}"
+    )
+
+
 def write_problem(
     path: str, state: FileState | None, user: str, closed: Sequence[str], setting: str
 ) -> str | None:

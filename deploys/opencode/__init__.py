@@ -34,7 +34,7 @@ from deploys.common.operations import (
 )
 from deploys.common.secrets import secret
 from deploys.common.shell import script_word
-from deploys.common.users import account_problem, config_text, write_problem
+from deploys.common.users import account_problem, config_text, link_problem, write_problem
 from deploys.opencode.check import Check, check_users
 from deploys.opencode.config import (
     SYSTEM_CONFIG,
@@ -141,16 +141,24 @@ def _system_problems(settings: OpenCodeSettings, state: OpenCodeState) -> list[s
 
 
 def _config_problems(settings: OpenCodeSettings, user: OpenCodeUser) -> list[str]:
+    there = {user.config_path: user.config, user.jsonc_path: user.jsonc}
+    links = {
+        path: problem
+        for path, state in there.items()
+        if (problem := link_problem(path, state, user, "opencode.users")) is not None
+    }
     problems = []
     try:
         for file, state in _configs(settings, user).items():
             if state is not None and is_current(file, state):
                 continue
-            problem = write_problem(file.path, state, user.name, user.closed, "opencode.users")
+            problem = links.get(file.path) or write_problem(
+                file.path, state, user.name, user.closed, "opencode.users"
+            )
             if problem is not None:
                 problems.append(problem)
     except JsonTextError as error:
-        problems.append(str(error))
+        problems += list(links.values()) or [str(error)]
     return problems
 
 

@@ -239,6 +239,30 @@ def test_a_foreign_file_that_needs_no_change_is_left_in_peace() -> None:
     refuse(SETTINGS, opencode_user(config=foreign, closed=(user.config_path,)))
 
 
+@pytest.mark.parametrize(
+    ("path", "owner", "text", "whose"),
+    [
+        ("/etc/shadow", "root", None, "which belongs to root"),
+        ("/etc/hosts", "root", "127.0.0.1 localhost\n", "which belongs to root"),
+        ("/home/other/.config/opencode/opencode.json", "other", "{}", "which belongs to other"),
+        ("/root/new.json", "", None, "which may not be written"),
+    ],
+)
+def test_no_advice_is_given_on_what_a_link_leads_to_out_of_the_home(
+    path: str, owner: str, text: str | None, whose: str
+) -> None:
+    there = file_state(path, text or "", owner) if owner else None
+    if there is not None and text is None:
+        there = dataclasses.replace(there, sha256="", content=None)
+    state = opencode_user(config_path=path, config=there, closed=(path,), outside=(path,))
+    with pytest.raises(HostError) as caught:
+        refuse(SETTINGS, state)
+    assert str(caught.value) == (
+        f"a link in the home of dev leads to {path}, {whose}: remove that link, "
+        "or take dev out of opencode.users"
+    )
+
+
 @pytest.mark.parametrize(("text", "named"), [('{"mcp": {}}', None), ('{"model": "x/y"}', "model")])
 def test_a_further_system_file_may_add_settings_but_not_change_ours(
     text: str, named: str | None
@@ -281,6 +305,15 @@ def test_both_files_and_what_the_user_may_not_write_are_read_off_a_real_home() -
         assert (user.config_path, user.config.content) == (f"{folder}/opencode.json", b"{}")
         assert (user.jsonc_path, user.jsonc.content) == (f"{folder}/opencode.jsonc", b"// c\n{}")
         assert user.closed == (user.config_path, user.jsonc_path, f"{home}/{KEY}")
+        assert user.outside == ()
+        (folder / "opencode.json").unlink()
+        (folder / "opencode.json").symlink_to("/etc/shadow")
+        user = parse_opencode(ask().stdout.splitlines()).users["nobody"]
+        assert user.config is not None
+        assert (user.config.user, user.config.content) == ("root", None)
+        assert user.outside == ("/etc/shadow",)
+        (folder / "opencode.json").unlink()
+        (folder / "opencode.json").write_text("{}")
         (folder / "opencode.jsonc").unlink()
         (folder / "opencode.jsonc").symlink_to("opencode.json")
         done = ask()
