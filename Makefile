@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 export MOLECULE_COMMAND_BORDERS := false
 export DEBIAN_FRONTEND := noninteractive
 
-.PHONY: help venv lint check unit-fleet unit-hosts test molecule molecule-cuda demo demo-clean lab-tools downloads bench bench-fit snapshots reference editor clean clean-cache
+.PHONY: help venv lint check unit-fleet unit-hosts test molecule molecule-cuda faults demo demo-clean lab-tools downloads bench bench-fit snapshots reference editor clean clean-cache
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ molecule: lab-tools downloads ## Only Molecule's default scenario
 
 molecule-cuda: lab-tools downloads ## llama.cpp's CUDA backend compiled whole, without a GPU (slow)
 	$(BIN)/molecule test -s cuda
+
+faults: lab-tools downloads ## Break a host in every way, into docs/reliability.md (about 30 min)
+	$(BIN)/pytest --quiet --faults=all --write-faults tests/faults
 
 demo: lab-tools downloads ## The main job on a throw-away host; KEEP=1 leaves it up
 	@exec $(BIN)/python molecule/lab/demo.py $(if $(KEEP),--keep)

@@ -4,8 +4,32 @@
 # leave later tests of the same process with contexts that recurse without end.
 import pyinfra_cli  # type: ignore[import-untyped]  # noqa: F401  # isort: skip
 
+import pytest
 from hypothesis import settings
 
 # The machines that run these are shared and noisy: an example that took long says nothing.
 settings.register_profile("llamaherd", deadline=None)
 settings.load_profile("llamaherd")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options that tests/faults has: pytest takes them only here."""
+    parser.addoption(
+        "--faults",
+        choices=("quick", "all"),
+        default="quick",
+        help="which cases of tests/faults run (quick: the third that make test runs)",
+    )
+    parser.addoption(
+        "--write-faults", action="store_true", help="renew the table of docs/reliability.md"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect, and count as such, the faults that weren't asked for."""
+    if config.getoption("--faults") == "all":
+        return
+    slow = [item for item in items if item.get_closest_marker("faults")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("faults")]

@@ -216,17 +216,36 @@ def create(name: str, *, suite: str = "bookworm", binds: Sequence[str] = ()) -> 
 
 
 def restart(lab: Lab) -> Lab:
-    """Power the host off and boot it again; its files stay."""
+    """Power the host off in order and boot it again; its files stay."""
     stop(lab)
+    return boot(lab)
+
+
+def boot(lab: Lab) -> Lab:
+    """Boot a host that is off (:func:`stop`, :func:`cut_power`); its files are as they were."""
     lab = _launch(lab)
     _wait_until_ready(lab)
     return lab
+
+
+def cut_power(lab: Lab) -> None:
+    """End the host at once: all its processes are killed, and none of them is told before.
+
+    What they wrote stays: it lies in this machine's memory, so a write that was never synced is
+    not lost here as it may be on a real machine.
+    """
+    _end_groups(lab)
+    _end(lab.process)
 
 
 def stop(lab: Lab) -> None:
     """Power the host off in order; after STOP_SECONDS, and for whatever is left, by force."""
     # systemd-nspawn passes SIGTERM on as systemd's own "power off", and exits after it.
     _end(lab.process)
+    _end_groups(lab)
+
+
+def _end_groups(lab: Lab) -> None:
     for group in _groups(lab):
         _remove_group(group)
     # Left by systemd-nspawn 252 after a kill; empty, and named after our machine.

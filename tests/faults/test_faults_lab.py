@@ -1,0 +1,22 @@
+"""Every fault, on a real host: it heals, or says in one line what a person must do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from fault import Fault
+from fault_bed import Bed, run_fault
+from fault_list import FAULTS
+
+pytestmark = pytest.mark.lab
+
+
+def _marked(fault: Fault) -> object:
+    marks = [] if fault.quick else [pytest.mark.faults]
+    return pytest.param(fault, id=fault.identifier, marks=marks)
+
+
+@pytest.mark.parametrize("fault", [_marked(fault) for fault in FAULTS])
+def test_fault(bed_of: Callable[[], Bed], fault: Fault) -> None:
+    run_fault(bed_of(), fault)
