@@ -342,6 +342,9 @@ def _slot_key(instance: Instance) -> str:
     )
 
 
+# PrivateUsers beside NVIDIA's devices: NixOS's modules for llama.cpp and Ollama run CUDA so, and
+# rootless containers do (nvidia-container-toolkit issue 648). The device files' modes hold as ever:
+# access by a supplementary group stays, for the kernel compares the host's group numbers.
 _GPU_DEVICES = """DevicePolicy=closed
 DeviceAllow=char-nvidiactl rw
 DeviceAllow=char-nvidia-frontend rw
@@ -349,12 +352,14 @@ DeviceAllow=char-nvidia rw
 DeviceAllow=char-nvidia-uvm rw
 DeviceAllow=char-nvidia-caps rw
 PrivateMounts=yes
+PrivateUsers=yes
 ProcSubset=all"""
 # Any vendor's GPU by its render node; NVIDIA's Vulkan driver opens its own devices as well.
 _VULKAN_DEVICES = f"""{_GPU_DEVICES}
 DeviceAllow=char-drm rw
 SupplementaryGroups={RENDER_GROUP}"""
 _CPU_DEVICES = """PrivateDevices=yes
+PrivateMounts=yes
 PrivateUsers=yes
 ProcSubset=pid
 MemoryDenyWriteExecute=yes"""

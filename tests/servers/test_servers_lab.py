@@ -54,14 +54,6 @@ def test_a_second_converge_changes_nothing(site) -> None:
     assert changed(site.converge("--json")) == []
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_a_server_is_exposed_at_most_1_5(site, name: str) -> None:
-    report = site.ssh(f"systemd-analyze security --no-pager llama-server@{name}.service")
-    exposure = re.search(r"Overall exposure level for \S+: ([\d.]+)", report)
-    assert exposure is not None, report
-    assert float(exposure[1]) <= 1.5, report
-
-
 def test_a_renewed_certificate_reaches_the_one_process_that_shows_it(site) -> None:
     before = {name: invocation(site, name) for name in KINDS}
     lay_certificate(site)
