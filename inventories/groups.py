@@ -28,7 +28,7 @@ from inventories.resolve import UnlockedError, resolve_host
 from inventories.secrets import Secret, SecretError, resolve_secret
 from inventories.settings import HostSettings, SecretReference, SshSettings, to_data
 from inventories.sizing.declared import check_memory
-from inventories.transport import prompt_transport
+from inventories.transport import ON_STANDARD_INPUT, prompt_transport, sudo_transport
 from schemas.problems import ProblemsError
 
 DEFAULT_FLEET = "inventories/fleet.yaml"
@@ -116,11 +116,18 @@ def connection_data(
 ) -> dict[str, Any]:
     """The part of :func:`host_data` that says how to connect."""
     data = _connection(settings.ssh)
-    # pyinfra reads these two from host data; the references alone stay in ``fleet``.
-    secrets = {"ssh_password": settings.ssh.password, "_sudo_password": settings.ssh.sudo_password}
-    for key, reference in secrets.items():
-        if reference is not None:
-            data[key] = HIDDEN if hide else _secret(reference, directory.resolve())
+    ssh = settings.ssh
+
+    def given(reference: SecretReference) -> Secret:
+        return HIDDEN if hide else _secret(reference, directory.resolve())
+
+    # pyinfra reads these from host data; the references alone stay in ``fleet``.
+    if ssh.password is not None:
+        data["ssh_password"] = given(ssh.password)
+    if ssh.sudo_password is not None:
+        data["_sudo_password"] = ON_STANDARD_INPUT
+        transport = sudo_transport(given(ssh.sudo_password))
+        data["ssh_paramiko_connect_kwargs"] = {"transport_factory": transport}
     return data
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -194,7 +195,10 @@ def shown(text: str, folder: Path, host: str = HOST) -> dict[str, str]:
 def host_texts(settings: HostSettings, folder: Path) -> dict[str, str]:
     """What one host's settings come to."""
     connection = connection_data(settings, folder)
-    del connection["ssh_paramiko_connect_kwargs"]
+    transport = connection.pop("ssh_paramiko_connect_kwargs")["transport_factory"]
+    if "_sudo_password" in connection:
+        # pyinfra gets a placeholder; the transport gives the password itself.
+        connection["_sudo_password"] = inspect.getclosurevars(transport).nonlocals["password"]
     return {
         CONNECTION: json.dumps(connection, default=str),
         PACKAGES: " ".join(wanted(settings)),
