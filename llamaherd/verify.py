@@ -31,6 +31,7 @@ from llamaherd.arguments import (
     add_json_argument,
     fleet_path,
 )
+from llamaherd.hosts import add_limit_argument, add_timeout_argument, chosen_hosts
 from llamaherd.tables import WIDTH, table
 from llamaherd.verification import (
     Finding,
@@ -43,7 +44,6 @@ from llamaherd.verification import (
     judge_server,
 )
 from schemas.problems import ProblemsError
-from schemas.validate import did_you_mean
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -116,28 +116,12 @@ def add_parser(subparsers: Subparsers) -> None:
         "Exits 0 when all is well, else 1.",
     )
     add_fleet_argument(parser)
-    parser.add_argument(
-        "--limit",
-        metavar="HOST",
-        action="append",
-        default=[],
-        help="ask only this host or group (may be given more than once)",
-    )
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=_seconds,
-        default=COMPLETION_SECONDS,
-        help="seconds that a completion may take (default %(default)s)",
+    add_limit_argument(parser, "ask")
+    add_timeout_argument(
+        parser, COMPLETION_SECONDS, what="seconds that a completion may take", most=3600
     )
     add_json_argument(parser)
     parser.set_defaults(func=run)
-
-
-def _seconds(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text) <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 1 to 3600")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -169,24 +153,6 @@ def verify(path: Path, limit: Sequence[str] = (), timeout: int = COMPLETION_SECO
     if problems or lock is None:
         return Report(path, problems=tuple(problems))
     return Report(path, hosts=tuple(_ask_hosts(fleet, lock, names, timeout)))
-
-
-def chosen_hosts(fleet: Fleet, limit: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Names of the hosts to ask, and what is wrong with the limits."""
-    if not limit:
-        return list(fleet.hosts), []
-    chosen: set[str] = set()
-    problems = []
-    for name in limit:
-        if name in fleet.hosts:
-            chosen.add(name)
-        elif fleet.groups.get(name):
-            chosen.update(fleet.groups[name])
-        else:
-            known = [*fleet.hosts, *fleet.groups]
-            near = did_you_mean(name, known, known_as="its hosts and groups")
-            problems.append(f"--limit {name}: the fleet {fleet.path} has no such host{near}")
-    return [name for name in fleet.hosts if name in chosen], problems
 
 
 def _ask_hosts(fleet: Fleet, lock: Lock, names: Sequence[str], timeout: int) -> list[HostReport]:

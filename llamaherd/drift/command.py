@@ -18,12 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploys.common.progress import human_bytes
-from inventories.fleet import Fleet, load_fleet
-from inventories.lock import Lock, check_lock, read_lock
+from inventories.fleet import Fleet
+from inventories.lock import Lock
 from inventories.resolve import UnlockedError, resolve_host
 from inventories.settings import HostSettings
 from llamaherd.arguments import (
-    CommandError,
     Subparsers,
     add_fleet_argument,
     add_json_argument,
@@ -39,8 +38,7 @@ from llamaherd.drift.pool import Tally, check_in_processes
 from llamaherd.drift.report import DriftReport, Finding, HostReport, to_document
 from llamaherd.drift.single import only_one
 from llamaherd.drift.targets import TIMEOUT, Options, Share, Target, parse_share
-from llamaherd.verify import chosen_hosts
-from schemas.problems import ProblemsError
+from llamaherd.hosts import add_limit_argument, add_timeout_argument, load_chosen
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -60,21 +58,8 @@ def add_parser(subparsers: Subparsers) -> None:
         ("junit", "write the report as JUnit XML, for pipelines"),
     ):
         parser.add_argument(f"--{name}", metavar="FILE", type=Path, help=what)
-    parser.add_argument(
-        "--limit",
-        metavar="HOST",
-        action="append",
-        default=[],
-        help="check only this host or group (may be given more than once)",
-    )
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=timeout_seconds,
-        default=TIMEOUT,
-        help="seconds a host may take, connecting included (default %(default)s); "
-        "with --deep, hashing comes on top",
-    )
+    add_limit_argument(parser, "check")
+    add_timeout_argument(parser, TIMEOUT, "; with --deep, hashing comes on top")
     parser.add_argument("--processes", metavar="N", type=_count, help="check in so many processes")
     parser.add_argument("--deep", action="store_true", help="hash model files and programs anew")
     parser.add_argument(
@@ -93,13 +78,6 @@ def add_parser(subparsers: Subparsers) -> None:
         "--history", action="store_true", help="check nothing; show how the state moved"
     )
     parser.set_defaults(func=run)
-
-
-def timeout_seconds(text: str) -> int:
-    """An argument that says how long a host may take."""
-    if not text.isdigit() or not 0 < int(text) <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 1 to 86400")
-    return int(text)
 
 
 def _count(text: str) -> int:
@@ -132,32 +110,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(path: Path, args: argparse.Namespace) -> DriftReport:
-    fleet, lock = load_locked(path)
-    names, unknown = chosen_hosts(fleet, args.limit)
-    if unknown:
-        raise CommandError("; ".join(unknown))
+    chosen = load_chosen(path, args.limit)
     options = Options(
         timeout=args.timeout,
         deep=args.deep or args.deep_share is not None,
         share=args.deep_share,
     )
-    report = check_fleet(fleet, lock, names, options, args.processes, upstream=args.upstream)
+    report = check_fleet(
+        chosen.fleet,
+        chosen.lock,
+        chosen.names,
+        options,
+        args.processes,
+        upstream=args.upstream,
+    )
     if not args.limit:
         # Part of a fleet is no state of the fleet: it is neither kept nor told.
-        _conclude(fleet, report, notify=args.notify)
+        _conclude(chosen.fleet, report, notify=args.notify)
     return report
-
-
-def load_locked(path: Path) -> tuple[Fleet, Lock]:
-    """The fleet and its lock; CommandError without hosts, ProblemsError where one isn't current."""
-    fleet = load_fleet(path)
-    lock = read_lock(path)
-    if not fleet.hosts:
-        raise CommandError(f"{path}: the fleet has no host; add one under hosts:")
-    problems = check_lock(fleet, lock)
-    if problems or lock is None:
-        raise ProblemsError(problems)
-    return fleet, lock
 
 
 @dataclass

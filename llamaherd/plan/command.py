@@ -13,17 +13,16 @@ import shutil
 import sys
 
 from llamaherd.arguments import (
-    CommandError,
     Subparsers,
     add_fleet_argument,
     add_json_argument,
     fleet_path,
 )
-from llamaherd.drift.command import check_fleet, load_locked, timeout_seconds
+from llamaherd.drift.command import check_fleet
 from llamaherd.drift.targets import TIMEOUT, Options
+from llamaherd.hosts import add_limit_argument, add_timeout_argument, load_chosen
 from llamaherd.plan.report import plan_document, plan_of
 from llamaherd.plan.table import render_plan
-from llamaherd.verify import chosen_hosts
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -37,32 +36,16 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_fleet_argument(parser)
     add_json_argument(parser)
-    parser.add_argument(
-        "--limit",
-        metavar="HOST",
-        action="append",
-        default=[],
-        help="plan only this host or group (may be given more than once)",
-    )
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=timeout_seconds,
-        default=TIMEOUT,
-        help="seconds a host may take, connecting included (default %(default)s)",
-    )
+    add_limit_argument(parser, "plan")
+    add_timeout_argument(parser, TIMEOUT)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out ``llamaherd plan``."""
-    path = fleet_path(args)
-    fleet, lock = load_locked(path)
-    names, unknown = chosen_hosts(fleet, args.limit)
-    if unknown:
-        raise CommandError("; ".join(unknown))
+    chosen = load_chosen(fleet_path(args), args.limit)
     options = Options(timeout=args.timeout, plan=True)
-    plan = plan_of(check_fleet(fleet, lock, names, options))
+    plan = plan_of(check_fleet(chosen.fleet, chosen.lock, chosen.names, options))
     if args.json:
         print(json.dumps(plan_document(plan), indent=2))
     else:
