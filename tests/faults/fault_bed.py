@@ -243,6 +243,41 @@ class Bed:
         finally:
             self.reconnect()
 
+    @contextlib.contextmanager
+    def dropped(self, rule: str, hook: str = "input") -> Iterator[None]:
+        """This machine drops the packets that an nftables rule matches, and says nothing.
+
+        + hook: ``input`` for what comes from the host, ``output`` for what goes to it
+        """
+        table = f"fault-{self.site.lab.identity}"
+        chain = f"type filter hook {hook} priority 0; {rule} drop;"
+        text = f"table ip {table} {{ chain cut {{ {chain} }} }}"
+        subprocess.run(["nft", text], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["nft", "delete", "table", "ip", table], check=True)
+
+    def ports_of(self, run: Running) -> str:
+        """Our ends of a run's connections to the host, as an nftables set."""
+        text = subprocess.run(
+            ["ss", "-Htnp", "dst", f"{self.site.lab.address}:22"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        lines = [line for line in text.splitlines() if f"pid={run.process.pid}," in line]
+        ports = [line.split()[3].rpartition(":")[2] for line in lines]
+        assert ports, text
+        return f"{{ {', '.join(ports)} }}"
+
+    def kill_sessions(self) -> None:
+        """sshd's processes that serve the fleet's user are killed; the host runs on."""
+        killed = self.sh(
+            "p=$(ps -eo pid=,args= | awk '/sshd: ops/ && !/awk/ {print $1}'); kill -9 $p; echo $p"
+        )
+        assert killed, "no session to kill"
+
     def reconnect(self) -> None:
         """The cable is plugged in again."""
         network = self.site.lab.network
@@ -266,7 +301,7 @@ class Bed:
             if running.process.poll() is None:
                 running.kill()
         self.running.clear()
-        self.hub.rate = self.hub.stall = self.hub.token = None
+        self.hub.rate = self.hub.stall = self.hub.token = self.hub.fault = None
         self.reconnect()
         if not self.site.lab.process.is_running:
             self.boot()

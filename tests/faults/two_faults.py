@@ -21,6 +21,29 @@ def both_have_everything_to_do(bed: Bed) -> None:
     assert bed.starts_of("llama-server@coder*", since) == 1
 
 
+def the_holder_is_killed(bed: Bed) -> None:
+    bed.sh("systemctl stop llama-server@coder")
+    bed.forget_opencode()
+    with bed.held("tar", "*package/bin/opencode*") as hold:
+        first = bed.start()
+        hold.wait()
+        second = bed.start()
+        second.wait_for("another converge works here (")
+        first.kill()
+    assert second.finish() == 0, second.text
+
+
+def the_waiting_one_is_killed(bed: Bed) -> None:
+    bed.forget_opencode()
+    with bed.held("tar", "*package/bin/opencode*") as hold:
+        first = bed.start()
+        hold.wait()
+        second = bed.start()
+        second.wait_for("another converge works here (")
+        second.kill()
+    assert first.finish() == 0, first.text
+
+
 FAULTS = (
     Fault(
         "two with the same to do",
@@ -30,5 +53,21 @@ FAULTS = (
         both_have_everything_to_do,
         quick=True,
         serving=Serving.DOWN,
+    ),
+    Fault(
+        "the holder killed",
+        "two at once",
+        "SIGKILL of the converge that holds the host, while another waits for it",
+        "the other one goes on at once, and does the rest",
+        the_holder_is_killed,
+        quick=True,
+        serving=Serving.DOWN,
+    ),
+    Fault(
+        "the waiting one killed",
+        "two at once",
+        "SIGKILL of the converge that waits for another",
+        "the one that works never notices",
+        the_waiting_one_is_killed,
     ),
 )
