@@ -152,7 +152,7 @@ def install_job(missing: list[str]) -> Job:
         f"{APT_FUNCTIONS}"
         "dpkg_ready\n"
         # A source of somebody else's that fails is no reason to stop: what counts is ours.
-        "apt_update -o Acquire::Retries=3 -o APT::Update::Error-Mode=persistent-failure\n"
+        "apt_update -o Acquire::Retries=3 -o APT::Update::Error-Mode=persistent\n"
         "apt_get -o Acquire::Retries=3 install --no-install-recommends -- "
         f"{' '.join(map(operand, missing))} || {{\n"
         "  said=$(grep -a '^E: ' log | tail -n 1)\n"
