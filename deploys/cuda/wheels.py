@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deploys.common.apt import APT_FUNCTIONS
+from deploys.common.archives import ARCHIVE_FUNCTIONS
 from deploys.common.downloads import (
     fetch_functions,
     fetch_probe,
@@ -116,6 +117,7 @@ def script(settings: CudaSettings) -> str:
     return (
         APT_FUNCTIONS
         + TOOL_FUNCTIONS
+        + ARCHIVE_FUNCTIONS
         + fetch_functions()
         + _SCRIPT.replace("@ROOT@", operand(settings.root))
         .replace("@PARENT@", CUDA_ROOT)
@@ -133,7 +135,21 @@ def _fetch_call(wheel: Artifact, final: str) -> str:
     return f"have {operand(final)} {operand(wheel.sha256)} || {source} {rest}"
 
 
-_SCRIPT = r"""
+# All wheels of ``$staging/wheels`` into ``$staging/unpacked``, or refused.
+UNPACK = r"""
+rm -rf -- "$staging/unpacked" "$staging/root"
+mkdir -- "$staging/unpacked" "$staging/root"
+for wheel in "$staging"/wheels/*.whl; do
+  zip_inside "$wheel"
+  unzip -q -o "$wheel" -d "$staging/unpacked"
+  # Before the next one: unzip would write through a link that this one left.
+  no_links "$staging/unpacked"
+done
+tree_inside "$staging/unpacked"
+"""
+
+_SCRIPT = (
+    r"""
 have() { [ -f "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status; }
 
 root=@ROOT@ staging=@STAGING@
@@ -146,10 +162,9 @@ need curl unzip gcc
 @FETCH@
 
 echo "unpacking the wheels"
-rm -rf -- "$staging/unpacked" "$staging/root"
-mkdir -- "$staging/unpacked" "$staging/root"
-for wheel in "$staging"/wheels/*.whl; do unzip -q -o "$wheel" -d "$staging/unpacked"; done
-
+"""
+    + UNPACK
+    + r"""
 echo "mending the layout"
 new=$staging/root
 for part in "$staging"/unpacked/nvidia/*/; do
@@ -196,3 +211,4 @@ rm -rf -- "$staging/old"
 mv -T -- "$new" "$root"
 rm -rf -- "$staging" @UPLOADS@
 """
+)

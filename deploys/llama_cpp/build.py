@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deploys.common.archives import ARCHIVE_FUNCTIONS
 from deploys.common.progress import Amount
 from deploys.common.shell import digest, operand, word
 from facts.llama_cpp import WORK_PREFIX
@@ -259,20 +260,25 @@ def source_script(settings: LlamaCppSettings, build: Build) -> str:
     work = operand(build.work)
     head = f"mkdir -p {work}\nrm -rf {work}/source.new {work}/build\n"
     if isinstance(settings.source, ArchiveSource):
-        body = _unpack(settings.source, work)
+        body = unpack_lines(settings.source, work)
     else:
         body = _clone(settings.source, work)
     return f"{head}{body}mv -T {work}/source.new {work}/source\nrm -f {work}/source.tar\n"
 
 
-def _unpack(source: ArchiveSource, work: str) -> str:
+def unpack_lines(source: ArchiveSource, work: str) -> str:
+    """Shell lines that leave the archive's source in ``<work>/source.new``, or refuse it."""
     member = source.subdirectory.strip("/")
     depth = len(member.split("/")) if member else 0
     return (
+        f"{ARCHIVE_FUNCTIONS}"
         f"mkdir {work}/source.new\n"
         f"echo unpacking\n"
+        f"tar_inside {work}/source.tar\n"
         f"tar --extract --file {work}/source.tar --directory {work}/source.new "
-        f"--no-same-owner --strip-components={depth} {operand(member) if member else ''}\n"
+        f"--no-same-owner --no-same-permissions --strip-components={depth} "
+        f"{operand(member) if member else ''}\n"
+        f"tree_inside {work}/source.new\n"
         f"[ -f {work}/source.new/CMakeLists.txt ] || "
         f"{{ echo 'no CMakeLists.txt there: check llama_cpp.archive.subdirectory' >&2; exit 1; }}\n"
     )

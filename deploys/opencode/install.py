@@ -17,6 +17,7 @@ import hashlib
 import json
 from typing import Any
 
+from deploys.common.archives import ARCHIVE_FUNCTIONS
 from deploys.common.downloads import fetch_lines, fetch_probe, fetch_progress
 from deploys.common.jobs import Job
 from deploys.common.shell import operand, script_word, word
@@ -64,8 +65,7 @@ mkdir -p -- {incoming}
 {fetch}
 cd {incoming}
 rm -rf stage home; mkdir -m 755 stage; mkdir home
-tar -xzf {archive} -C stage --no-same-owner --strip-components=2 package/bin/opencode
-chmod 755 stage/opencode
+{unpack}chmod 755 stage/opencode
 found=$(HOME=$PWD/home timeout 60 stage/opencode --version </dev/null) || {{
   echo "the binary does not run here (status $?): is it made for this processor and libc?" >&2
   exit 1
@@ -86,6 +86,19 @@ cd /; rm -rf -- {incoming}; rmdir --ignore-fail-on-non-empty {root}/.incoming
 """
 
 
+def unpack_lines(archive: str) -> str:
+    """Shell lines that leave the archive's binary at ``stage/opencode``, or refuse it."""
+    name = operand(archive)
+    return (
+        f"{ARCHIVE_FUNCTIONS}"
+        f"tar_inside {name}\n"
+        f"tar -xzf {name} -C stage --no-same-owner --no-same-permissions --strip-components=2 "
+        "package/bin/opencode\n"
+        "no_links stage\n"
+        "tree_inside stage\n"
+    )
+
+
 def install_job(version: str, artifact: Artifact) -> Job:
     """The job that fetches, verifies and installs a version."""
     incoming = f"{ROOT}/.incoming/{artifact.sha256[:16]}"
@@ -93,6 +106,7 @@ def install_job(version: str, artifact: Artifact) -> Job:
     script = _SCRIPT.format(
         incoming=operand(incoming),
         fetch=fetch_lines([artifact], incoming),
+        unpack=unpack_lines(f"{incoming}/{artifact.name}"),
         archive=operand(f"{incoming}/{artifact.name}"),
         version=word(version),
         run=script_word(run_script(version)),
