@@ -22,6 +22,7 @@ from facts.values import FactValue, listed
 UNITS = "/etc/systemd/system"
 MARK = "# Managed by llamaherd"
 CONFIG_VARIABLE = "LLAMAHERD_CONFIG"
+RELEASES = "/var/lib/llamaherd/releases"
 
 
 def unit_name(server: str) -> str:
@@ -47,6 +48,8 @@ class ServerState(FactValue):
     + model_current: False when a model file that the process has mapped was replaced since
     + stale_credentials: files handed to the process that are others now, by the credential's name
     + missing_credentials: paths of files that it should be handed and that aren't there
+    + release, previous: names of the release that was kept last, because it answered, and of the
+      one before it; empty without one
     + age: seconds since the process was started; None when there is none
     """
 
@@ -67,6 +70,8 @@ class ServerState(FactValue):
     model_current: bool = True
     stale_credentials: tuple[str, ...] = ()
     missing_credentials: tuple[str, ...] = ()
+    release: str = ""
+    previous: str = ""
     age: int | None = None
 
 
@@ -102,6 +107,10 @@ look() {
       *"/${path##*/} "*) ;;
       *) echo NeedDaemonReload=yes ;;
     esac
+  done
+  for kept in Release=current Previous=previous; do
+    folder=@RELEASES@/$1/${kept#*=}
+    [ ! -e "$folder/unit" ] || echo "${kept%=*}=$(readlink -- "$folder")"
   done
   pid=$(systemctl show -P MainPID -- "$unit")
   [ "${pid:-0}" != 0 ] || return 0
@@ -154,6 +163,7 @@ class LlamaServers(FactBase[ServersState]):
             .replace("@VARIABLE@", CONFIG_VARIABLE)
             .replace("@MARK@", MARK)
             .replace("@UNITS@", UNITS)
+            .replace("@RELEASES@", RELEASES)
         )
         for name in listed(names):
             script += f"look {shlex.quote(name)}\n"
@@ -217,6 +227,8 @@ def _server(name: str, lines: list[str]) -> ServerState:
             stale_credentials=_all("Stale", lines),
             missing_credentials=_all("Missing", lines),
             model_current=values.get("ModelCurrent") != "no",
+            release=values.get("Release", ""),
+            previous=values.get("Previous", ""),
             age=int(values["Age"]) if values.get("Age") else None,
         )
     except (KeyError, ValueError, binascii.Error) as error:

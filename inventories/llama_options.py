@@ -284,3 +284,27 @@ def process_values(server: ServerSettings) -> dict[str, Value]:
 def process_words(server: ServerSettings) -> list[str]:
     """The same as words of a command line, with the server's own further arguments."""
     return [*command_line(process_values(server)), *server.extra_args]
+
+
+_PAD = 256
+_UNIFIED = frozenset({"--kv-unified", "-kvu"})
+
+
+def slot_contexts(server: ServerSettings) -> tuple[int, ...]:
+    """Values of ``n_ctx`` that a slot of such a server may report, the usual one first.
+
+    llama.cpp pads the total and then each sequence to multiples of 256 (``src/llama-context.cpp``);
+    with ``--kv-unified`` every slot sees the whole.
+    """
+    total = server.context * server.parallel
+    padded = _pad(total)
+    if server.kv_unified:
+        # Capped at what a session gets, where the build can.
+        return (server.context, padded, total)
+    if _UNIFIED & set(server.extra_args):
+        return (padded, total)
+    return (_pad(padded // server.parallel), server.context)
+
+
+def _pad(tokens: int) -> int:
+    return -(-tokens // _PAD) * _PAD

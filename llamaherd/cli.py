@@ -18,7 +18,10 @@ from typing import NoReturn
 from llamaherd.arguments import CommandError, problem_document
 from schemas.problems import ProblemsError
 
-COMMANDS = ("validate", "show", "lock", "plan", "verify", "drift", "onboard", "fit", "models")
+COMMANDS = (
+    *("validate", "show", "lock", "plan", "verify", "rollback"),
+    *("drift", "onboard", "fit", "models"),
+)
 """One module of this package each: ``add_parser(subparsers)`` sets ``func``, a ``run(args)``."""
 
 INTERRUPTED = 130

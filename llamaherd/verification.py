@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploys.common.claude_code import HELPER, environment
 from deploys.common.opencode_resolved import config_differences, opencode_said
+from inventories.llama_options import slot_contexts
 from inventories.settings import (
     ClaudeCodeSettings,
     HostSettings,
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
     from facts.claude_code import ClaudeCodeUser
     from facts.live import Answer, LiveServerState, LiveUser
 
-_PAD = 256
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_UNIFIED = frozenset({"--kv-unified", "-kvu"})
 
 
 @dataclass(frozen=True)
@@ -276,26 +275,6 @@ def _judge_model(
         found.bad("model", f"loaded {path}, expected {expected}", remedy)
         return
     found.good("model", server.model)
-
-
-def slot_contexts(server: ServerSettings) -> tuple[int, ...]:
-    """Values of ``n_ctx`` that a slot of such a server may report, the usual one first.
-
-    llama.cpp pads the total and then each sequence to multiples of 256 (``src/llama-context.cpp``);
-    with ``--kv-unified`` every slot sees the whole.
-    """
-    total = server.context * server.parallel
-    padded = _pad(total)
-    if server.kv_unified:
-        # Capped at what a session gets, where the build can.
-        return (server.context, padded, total)
-    if _UNIFIED & set(server.extra_args):
-        return (padded, total)
-    return (_pad(padded // server.parallel), server.context)
-
-
-def _pad(tokens: int) -> int:
-    return -(-tokens // _PAD) * _PAD
 
 
 def _judge_size(found: _Findings, server: ServerSettings, props: Mapping[str, Any]) -> None:

@@ -80,11 +80,13 @@ def holder() -> str:
     return f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}, since {since}"
 
 
-def claim(host: Host) -> bool:
+def claim(host: Host, tell: Callable[[str], None] | None = None) -> bool:
     """Hold the host's claim from now to the end of this run; True when that took waiting.
 
     After a wait nothing that was read before may be relied on. Says who holds it meanwhile. Does
     nothing for a connector without channels of its own (``@fake``, ``@local``).
+
+    + tell: called with the holder while it waits; by default people are told
 
     Raises :class:`ClaimError` where the host's shell can't hold one.
     """
@@ -102,7 +104,7 @@ def claim(host: Host) -> bool:
     )
     stdin, stdout, stderr = client.exec_command(command.get_raw_value())
     try:
-        waited = await_claim(stdout, lambda text: _tell(host, text))
+        waited = await_claim(stdout, tell or (lambda text: _tell(host, text)))
     finally:
         DISPLAY.finish(host.name)
     if waited is None:

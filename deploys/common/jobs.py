@@ -66,7 +66,8 @@ class Job:
     + secrets: file name to content; files of mode 600 in the folder while the job runs
     + network: False cuts the job off from every network
     + binds: folders of the host under other names inside the job, by the name inside
-    + remedy: what a person should look at when it fails and its log gives no :data:`REASON`
+    + remedy: what a person should look at when it fails and its log gives no :data:`REASON`; a
+      script that leaves a file ``message`` in its folder has said everything itself
     """
 
     name: str
@@ -189,8 +190,43 @@ def parse_look(lines: list[str]) -> Look:
     )
 
 
+@dataclass(frozen=True)
+class Ended:
+    """The end of a job, or of watching it.
+
+    + message: why it isn't well, for people; empty where it is
+    + lines: what people are told besides: the job's report, or the last lines of its log
+    """
+
+    ok: bool
+    message: str = ""
+    lines: tuple[str, ...] = ()
+
+
+def carry_out(state: State, host: Host, job: Job) -> Ended:
+    """Start a job, or attach to it, and wait for its end: for whoever is no operation."""
+    start = start_command(job)
+    arguments = as_running_operation(host) | dict(start.connector_arguments)
+    started, output = host.run_shell_command(start, print_output=False, **arguments)
+    if not started:
+        said = " ".join(output.stderr_lines[-3:])
+        return Ended(False, f"{job.title}: could not be started: {said or 'no word why'}")
+    return follow(state, host, job)
+
+
 def _watch(state: State, host: Host, job: Job) -> bool:
-    """Wait for the job's end; True when it ended well. Runs in the host's own greenlet."""
+    """Wait for the job's end and tell of it; True when it ended well."""
+    ended = follow(state, host, job)
+    for line in ended.lines:
+        if ended.ok:
+            logger.info(f"{host.print_prefix}{line}")
+        else:
+            logger.error(f"{host.print_prefix}  {line}")
+    return ended.ok or _give_up(host, ended.message)
+
+
+def follow(state: State, host: Host, job: Job) -> Ended:
+    """Wait for the end of a job that was started. Runs in the host's own greenlet."""
     track = Track()
     started = track.clock()
     try:
@@ -201,8 +237,8 @@ def _watch(state: State, host: Host, job: Job) -> bool:
             _show(host, job, look, track, track.clock() - started)
             gevent.sleep(1 if DISPLAY.stream.isatty() else 2)
     except (SSHException, OSError, EOFError, ConnectError) as error:
-        return _give_up(
-            host,
+        return Ended(
+            False,
             f"{job.title}: lost the connection ({error}); the job goes on on the host, "
             "the next run attaches to it",
         )
@@ -219,15 +255,11 @@ def _show(host: Host, job: Job, look: Look, track: Track, elapsed: float) -> Non
     DISPLAY.show(host.name, job.title, track.describe(amount), tenth)
 
 
-def _ended(state: State, host: Host, job: Job, look: Look) -> bool:
+def _ended(state: State, host: Host, job: Job, look: Look) -> Ended:
     if look.status == 0:
-        for line in job.report(look.probe) if job.report else ():
-            logger.info(f"{host.print_prefix}{line}")
-        return True
+        return Ended(True, lines=tuple(job.report(look.probe)) if job.report else ())
     words = parse_words(remote(state, host, last_words_command(job)).stdout_lines)
-    for line in words.log:
-        logger.error(f"{host.print_prefix}  {line}")
-    return _give_up(host, failure(job, look, words))
+    return Ended(False, failure(job, look, words), words.log)
 
 
 @dataclass(frozen=True)
@@ -237,11 +269,13 @@ class Words:
     + log: its last lines
     + reason: why, in its own words; empty where it gave none
     + full: file systems with no room left, each with what is free; empty where that isn't why
+    + message: all that people need to be told; empty where the script left none
     """
 
     log: tuple[str, ...] = ()
     reason: str = ""
     full: tuple[str, ...] = ()
+    message: str = ""
 
 
 def last_words_command(job: Job) -> StringCommand:
@@ -250,6 +284,7 @@ def last_words_command(job: Job) -> StringCommand:
     script = (
         f"cd {operand(job.folder)} 2>/dev/null || exit 0\n"
         f"echo {SECTION}log; tail -n {LOG_LINES} log 2>/dev/null\n"
+        f"echo {SECTION}message; cat message 2>/dev/null\n"
         f"echo {SECTION}reason; grep -a '^{REASON}' log 2>/dev/null | tail -n 1\n"
         f"echo {SECTION}full\n"
         # A disk that is full keeps even the log and the status from being written.
@@ -271,12 +306,15 @@ def parse_words(lines: list[str]) -> Words:
         elif inodes == "0":
             full[mount] = f"{mount} (no inode free)"
     reason = "".join(sections.get("reason", [])).removeprefix(REASON)
-    return Words(tuple(sections.get("log", [])), reason, tuple(full.values()))
+    message = " ".join(sections.get("message", [])).strip()
+    return Words(tuple(sections.get("log", [])), reason, tuple(full.values()), message)
 
 
 def failure(job: Job, look: Look, words: Words) -> str:
     """One line: that the job failed, why, and what to do."""
     log = f"{job.folder}/log on the host"
+    if words.message:
+        return words.message
     if words.reason:
         return f"{job.title} failed: {words.reason} (see {log})"
     if words.full:

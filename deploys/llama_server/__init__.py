@@ -1,4 +1,4 @@
-"""llama-server: one systemd service a server, started only when its model answers."""
+"""llama-server: one systemd service a server, kept only when it answers as declared."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pyinfra import logger
-from pyinfra.api import FunctionCommand, deploy
+from pyinfra.api import deploy
 
 from deploys.common.changes import Change, listened, record
 from deploys.common.files import (
     ManagedFile,
     is_current,
+    log_diff,
     read_states,
     record_change,
     remove_files,
     write_files,
 )
+from deploys.common.jobs import run_job
 from deploys.common.operations import (
     Commands,
     HostError,
@@ -34,20 +36,18 @@ from deploys.llama_cpp import host_build
 from deploys.llama_cpp.build import Build
 from deploys.llama_server.errors import ServerError
 from deploys.llama_server.reasons import Cause, Reason, other_program, reason_to_restart
-from deploys.llama_server.start import watch_start
+from deploys.llama_server.release import release_job, release_of
 from deploys.llama_server.unit import (
     ACCOUNT,
     Instance,
     account_file,
-    config_hash,
     obsolete_files,
     process_arguments,
-    render_unit,
     server_files,
     tls_credentials,
 )
 from facts.files import FileState
-from facts.servers import UNITS, LlamaServers, ServersState, ServerState, unit_name
+from facts.servers import RELEASES, UNITS, LlamaServers, ServersState, ServerState, unit_name
 from facts.system import Listener
 from inventories.settings import CudaSettings, HostSettings, LlamaCppSettings, ServerSettings
 
@@ -177,17 +177,57 @@ def converge(
     for name in state.others:
         record(Change("declared", unit_name(name), "declared no longer"))
     require_startable(instances, needs, state)
+    releases = [i for i in instances if needs[i.server.name] or not _kept(i, state)]
+    settled = [instance for instance in instances if instance not in releases]
     yield from _remove_undeclared(state.others)
-    yield from write_files(flat, states)
-    yield from remove_files(obsolete, states)
+    yield from write_files(files.get("", ()), states)
+    yield from _mend(settled, files, state, states)
     if instances and (not state.account or _stale_account(files, states)):
         if not state.account:
             record(Change("declared", ACCOUNT, "the servers' system account is missing"))
         yield "systemd-sysusers /etc/sysusers.d/llama-server.conf"
-    if any(_stale_unit(i, state, files, states) for i in instances):
+    for instance in settled:
+        current_host().noop(f"{unit_name(instance.server.name)} runs as declared")
+    for instance in releases:
+        yield from _release(instance, files, states, needs[instance.server.name])
+
+
+def _kept(instance: Instance, state: ServersState) -> bool:
+    """Whether the release that is declared has answered as declared, and was kept."""
+    return state.servers[instance.server.name].release == release_of(instance)
+
+
+def _mend(
+    settled: Sequence[Instance],
+    files: Mapping[str, tuple[ManagedFile, ...]],
+    state: ServersState,
+    states: Mapping[str, FileState],
+) -> Commands:
+    """What of servers that run as declared can be mended beside them."""
+    for instance in settled:
+        yield from write_files(files[instance.server.name], states)
+    yield from remove_files(obsolete_files(settled), states)
+    if any(_stale_unit(instance, state, files, states) for instance in settled):
         yield "systemctl daemon-reload"
-    yield from _enable(instances, state)
-    yield from _start(instances, needs)
+    yield from _enable(settled, state)
+
+
+def _release(
+    instance: Instance,
+    files: Mapping[str, tuple[ManagedFile, ...]],
+    states: Mapping[str, FileState],
+    needs: Sequence[Reason],
+) -> Commands:
+    """Put a release in force; the job on the host keeps it, or goes back to the one before."""
+    name = instance.server.name
+    for file in files[name]:
+        if not is_current(file, states.get(file.path)):
+            log_diff(file, states.get(file.path))
+    if current_state().is_executing and needs:
+        logger.info(
+            f"{current_host().print_prefix}starting {unit_name(name)}: {_worded(needs)}",
+        )
+    yield from run_job(release_job(instance, files[name], restart=bool(needs)))
 
 
 def _stale_account(
@@ -217,7 +257,7 @@ def reasons(
     """Why a server must be (re)started, from what its process really is; empty when it needn't."""
     found = reason_to_restart(
         state,
-        config=config_hash(render_unit(instance)),
+        config=release_of(instance),
         binary=instance.binary,
         arguments=process_arguments(instance),
         key_differs=_key_differs(instance, files, states),
@@ -241,11 +281,19 @@ def _record_server(
     if _key_differs(instance, files, states) and state.key_current:
         found = tuple(reason for reason in found if reason.cause != Cause.API_KEY)
     _record_reasons(instance, state, found)
+    if not needs[name] and state.release != release_of(instance):
+        record(Change("running", unit_name(name), _not_kept(state)))
     for missing in _missing_files(instance.server, state):
         record(missing)
     if state.enabled != "enabled" and state.load not in ("not-found", "masked"):
         summary = f"{state.enabled or 'not enabled'}: it won't start at boot"
         record(Change("running", unit_name(name), summary))
+
+
+def _not_kept(state: ServerState) -> str:
+    """A server that runs as declared, and whose answers no converge has seen to the end."""
+    before = f"; release {state.release} was" if state.release else ""
+    return f"runs as declared, but no converge has checked its answers{before}"
 
 
 def _only_the_unit_moved(state: ServerState, found: Sequence[Reason]) -> bool:
@@ -332,7 +380,8 @@ def _remove_undeclared(names: Iterable[str]) -> Commands:
         unit = unit_name(name)
         logger.info(f"{current_host().print_prefix}{unit} is declared no longer: removing it")
         yield f"systemctl disable --now -- {operand(unit)}"
-        yield f"rm -rf -- {operand(f'{UNITS}/{unit}')} {operand(f'/etc/llama-server/{name}')}"
+        folders = (f"{UNITS}/{unit}", f"/etc/llama-server/{name}", f"{RELEASES}/{name}")
+        yield f"rm -rf -- {' '.join(map(operand, folders))}"
         yield "systemctl daemon-reload"
 
 
@@ -341,17 +390,3 @@ def _enable(instances: Sequence[Instance], state: ServersState) -> Commands:
         name = instance.server.name
         if state.servers[name].enabled != "enabled":
             yield f"systemctl enable --quiet -- {operand(unit_name(name))}"
-
-
-def _start(instances: Sequence[Instance], needs: Mapping[str, tuple[Reason, ...]]) -> Commands:
-    for instance in instances:
-        name = instance.server.name
-        unit = unit_name(name)
-        if not needs[name]:
-            current_host().noop(f"{unit} runs as declared")
-            continue
-        if current_state().is_executing:
-            logger.info(f"{current_host().print_prefix}starting {unit}: {_worded(needs[name])}")
-        yield f"systemctl reset-failed -- {operand(unit)} 2>/dev/null || :"
-        yield f"systemctl restart --no-block -- {operand(unit)}"
-        yield FunctionCommand(watch_start, (name, instance.server.ready_timeout), {})

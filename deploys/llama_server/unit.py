@@ -38,6 +38,10 @@ ACCOUNT = "llama-server"
 SYSUSERS = "/etc/sysusers.d/llama-server.conf"
 RENDER_GROUP = "render"
 CREDENTIALS = "${CREDENTIALS_DIRECTORY}"
+KEY_FILE = f"{SETTINGS}/{{name}}/api-key"
+"""Where a server's key is kept, by the server's name."""
+FILES = ("wait-ready", "models.ini", "slots", "chat-template.jinja", "api-key")
+"""What a server's folder below SETTINGS may hold of ours."""
 
 # Architectures for which llama.cpp has no --split-mode tensor (src/llama-arch.cpp at 0c1e570).
 NO_TENSOR_SPLIT = frozenset(
@@ -387,7 +391,7 @@ def config_hash(unit: str) -> str:
 
 def _render_unit(instance: Instance, environment: Mapping[str, str]) -> str:
     server = instance.server
-    text = _template("llama-server.service").substitute(
+    text = server_template("llama-server.service").substitute(
         mark=MARK,
         name=server.name,
         title=_title(instance).replace("%", "%%"),
@@ -491,11 +495,11 @@ def render_wait_ready(instance: Instance) -> str:
     """The script that ends when the model answers."""
     server = instance.server
     names = [model.name for model in instance.models] or [instance.model.name]
-    return _template("wait-ready.sh").substitute(
+    return server_template("wait-ready.sh").substitute(
         mark=MARK,
         url=word(own_url(server)),
-        key=word(f"{SETTINGS}/{server.name}/api-key"),
-        curl=_curl_options(server),
+        key=word(KEY_FILE.format(name=server.name)),
+        curl=curl_options(server),
         listed=" && ".join(f"ask /v1/models | grep -qF {word(json.dumps(n))}" for n in names),
     )
 
@@ -508,7 +512,7 @@ def own_url(server: ServerSettings) -> str:
     return f"{scheme}://{own_address(server.host)}:{server.port}"
 
 
-def _curl_options(server: ServerSettings) -> str:
+def curl_options(server: ServerSettings) -> str:
     """What curl needs beside the address, with a blank before it."""
     if server.socket_path is not None:
         return f" --unix-socket {word(server.socket_path)}"
@@ -519,11 +523,11 @@ def _curl_options(server: ServerSettings) -> str:
 def render_slots(instance: Instance) -> str:
     """The script that saves every session's K/V cache before a stop and restores it after."""
     server = instance.server
-    return _template("slots.sh").substitute(
+    return server_template("slots.sh").substitute(
         mark=MARK,
         url=word(own_url(server)),
-        key=word(f"{SETTINGS}/{server.name}/api-key"),
-        curl=_curl_options(server),
+        key=word(KEY_FILE.format(name=server.name)),
+        curl=curl_options(server),
         folder=word(slot_folder(server.name)),
         slots=server.parallel,
         seconds=SLOTS_SECONDS,
@@ -531,7 +535,8 @@ def render_slots(instance: Instance) -> str:
     )
 
 
-def _template(name: str) -> _Template:
+def server_template(name: str) -> _Template:
+    """A file that lies beside this one, with places such as ``@{name}`` to fill in."""
     return _Template(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 

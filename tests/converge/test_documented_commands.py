@@ -66,6 +66,7 @@ FACT = Run((("gpu-01", "{alias}"),), DATA)
 
 DEMO = By("tests/lab/test_demo.py::test_the_demo_does_the_whole_job")
 LAB = "tests/lab/test_lab.py::"
+RELEASES = "tests/servers/test_releases_lab.py::"
 TIMER = "tests/drift_timer/test_drift_timer_lab.py::"
 ONBOARD = "tests/onboard/test_onboard_lab.py::"
 WRITE = By(
@@ -86,6 +87,7 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     (r"llamaherd lock --update \S+", By(f"{LOCK}test_a_pin_stays_until_it_is_updated")),
     (r"llamaherd models", Run()),
     (r"llamaherd plan", Run()),
+    (r"llamaherd rollback .*", By(f"{RELEASES}test_rollback_swaps_the_two_and_goes_back_again")),
     (r"llamaherd models --about NAME", Run((("NAME", "glm-4.7-flash"),))),
     (
         r"cp inventories/example.yaml \S+",

@@ -67,11 +67,12 @@ class OnHost:
     model_current: bool = True
     account: bool = True
     config: str = config_hash(render_unit(INSTANCE))
+    release: str = config_hash(render_unit(INSTANCE))
     executable: str = BUILD.server
     others: tuple[str, ...] = ()
     listeners: str = ""
     files: tuple[ManagedFile, ...] = (account_file(), *server_files(INSTANCE))
-    starts_as: str = "active"
+    ends_with: int = 0
     extra_files: tuple[str, ...] = field(default=())
     more: tuple[str, ...] = ()
 
@@ -89,6 +90,7 @@ class OnHost:
             f"Executable={self.executable}",
             f"Config={self.config}",
             f"ModelCurrent={'yes' if self.model_current else 'no'}",
+            f"Release={self.release}",
             *self.more,
         ]
         return lines
@@ -107,9 +109,13 @@ class OnHost:
 
 @dataclass
 class Run:
-    """One converge: the commands that were sent, and whether the host failed."""
+    """One converge: the commands that were sent, the releases' files, and whether the host failed.
+
+    + staged: what the jobs were given, by file name
+    """
 
     commands: list[str]
+    staged: dict[str, str]
     failed: bool
 
     def has(self, text: str) -> bool:
@@ -118,18 +124,28 @@ class Run:
     @property
     def changed(self) -> bool:
         return any(
-            self.has(word) for word in ("mktemp", "systemctl restart", "systemctl enable", "rm -")
+            self.has(word)
+            for word in ("mktemp", "systemd-run", "systemctl enable", "rm -f", "rm -rf")
         )
+
+    @property
+    def restarts(self) -> bool:
+        return "action=restart\n" in self.staged.get("script", "")
 
 
 def converge(
     monkeypatch: pytest.MonkeyPatch, state_of_host: OnHost, settings: HostSettings = HOST
 ) -> Run:
     commands: list[str] = []
+    staged: dict[str, str] = {}
     answer = FakeConnector.run_shell_command
 
     def record(connector: FakeConnector, command: Any, *args: Any, **arguments: Any) -> Any:
         commands.append(str(command))
+        for line in arguments.get("_stdin") or ():
+            name, _, content = line.partition(" ")
+            if "systemd-run" in str(command):
+                staged[name.removeprefix("secret.")] = base64.b64decode(content).decode()
         return answer(connector, command, *args, **arguments)
 
     monkeypatch.setattr(FakeConnector, "run_shell_command", record)
@@ -140,13 +156,13 @@ def converge(
             "@@llamaherd:machine": (SYSTEM + state_of_host.listeners).splitlines(),
             "@@llamaherd:account": state_of_host.servers(),
             "look()": state_of_host.states(),
-            "systemctl show -p Job": [
-                "Job=0",
-                f"ActiveState={state_of_host.starts_as}",
-                f"SubState={'running' if state_of_host.starts_as == 'active' else 'failed'}",
-                "Result=exit-code",
+            "@@llamaherd:status": [
+                "@@llamaherd:state",
+                "inactive",
+                "@@llamaherd:status",
+                str(state_of_host.ends_with),
+                "@@llamaherd:probe",
             ],
-            "journalctl": ["error: failed to load model"],
         },
     }
     state = State(Inventory(([("@fake/gpu-01", data)], {})), Config())
@@ -162,7 +178,7 @@ def converge(
         except Exception as error:  # pyinfra ends a run in which no host is left
             assert "No hosts remaining" in str(error)  # noqa: PT017
     results = state.results[next(iter(state.inventory))]
-    return Run(commands, bool(results.error_ops))
+    return Run(commands, staged, bool(results.error_ops))
 
 
 def test_a_server_in_order_costs_two_commands_and_changes_nothing(
@@ -183,20 +199,26 @@ def test_a_bare_host_gets_account_files_and_a_started_server(
         account=False,
         config="",
         executable="",
+        release="",
         files=(),
     )
     run = converge(monkeypatch, bare)
-    order = [
-        "llama-server@coder.service.XXXXXXXX",
-        "systemd-sysusers",
-        "systemctl daemon-reload",
-        "systemctl enable",
-        "systemctl restart --no-block",
-        "systemctl show -p Job",
-    ]
+    order = ["llama-server.conf.XXXXXXXX", "systemd-sysusers", "systemd-run", "@@llamaherd:status"]
     places = [next(i for i, c in enumerate(run.commands) if text in c) for text in order]
     assert places == sorted(places)
     assert not run.failed
+    assert run.restarts
+    assert run.staged["unit"] == render_unit(INSTANCE)
+    assert run.staged["uses"].splitlines() == [BUILD.path, "/models/glm/m.gguf"]
+    assert run.staged["etc.wait-ready"] == server_files(INSTANCE)[1].content
+
+
+def test_a_server_that_no_converge_has_checked_is_asked_and_left_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = converge(monkeypatch, OnHost(release=""))
+    assert "action=keep\n" in run.staged["script"]
+    assert not run.restarts
 
 
 @pytest.mark.parametrize(
@@ -228,7 +250,7 @@ def test_a_process_that_is_not_what_is_declared_is_restarted(
     monkeypatch: pytest.MonkeyPatch, found: OnHost
 ) -> None:
     run = converge(monkeypatch, found)
-    assert run.has("systemctl restart --no-block -- llama-server@coder.service")
+    assert run.restarts
     assert not run.has("mktemp")
 
 
@@ -245,8 +267,11 @@ def test_a_server_that_is_declared_no_longer_is_stopped_and_removed(
 ) -> None:
     run = converge(monkeypatch, OnHost(others=("old",)))
     assert run.has("systemctl disable --now -- llama-server@old.service")
-    assert run.has("rm -rf -- /etc/systemd/system/llama-server@old.service /etc/llama-server/old")
-    assert not run.has("systemctl restart")
+    assert run.has(
+        "rm -rf -- /etc/systemd/system/llama-server@old.service /etc/llama-server/old "
+        "/var/lib/llamaherd/releases/old"
+    )
+    assert not run.staged
 
 
 def test_a_key_does_not_outlive_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,9 +296,9 @@ def test_a_stranger_on_the_port_stops_before_anything_is_written(
 
 
 def test_a_server_that_does_not_start_fails_with_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = converge(monkeypatch, OnHost(active="inactive", starts_as="failed"))
+    run = converge(monkeypatch, OnHost(active="inactive", ends_with=1))
     assert run.failed
-    assert run.has("journalctl -n 20 --no-pager -o cat _SYSTEMD_INVOCATION_ID=")
+    assert run.has("cd /var/lib/llamaherd/jobs/server-coder-")
 
 
 def test_extra_arguments_that_collide_fail_this_host_before_a_change(
@@ -299,4 +324,4 @@ def test_what_must_not_outlive_its_setting_is_removed(monkeypatch: pytest.Monkey
     left = tuple(f"{folder}/{name}" for name in ("models.ini", "slots", "chat-template.jinja"))
     run = converge(monkeypatch, OnHost(extra_files=left))
     assert all(run.has(f"rm -f -- {path}") for path in left)
-    assert not run.has("systemctl restart")
+    assert not run.staged

@@ -234,6 +234,7 @@ class FakeHost:
             "Arguments": base64.b64encode(cmdline.encode()).decode(),
             "Age": "90000",
             "Config": config_hash(render_unit(self.instance)),
+            "Release": config_hash(render_unit(self.instance)),
         }
         lines.append(f"@@llamaherd:server {self.instance.server.name}")
         lines += [f"{key}={value}" for key, value in (unit | dict(self.unit)).items()]

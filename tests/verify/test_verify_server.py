@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from facts.live import Answer, LiveServerState, parse_live_server
+from inventories.llama_options import slot_contexts
 from inventories.settings import (
     Artifact,
     GitSource,
@@ -31,7 +32,6 @@ from llamaherd.verification import (
     judge_served,
     judge_server,
     read_completion,
-    slot_contexts,
 )
 
 RECORDED = Path(__file__).parent / "recorded"
