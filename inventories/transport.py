@@ -28,15 +28,35 @@ _GIVEN = f"{_VARIABLE}={ON_STANDARD_INPUT} "
 _TAKE = f'IFS= read -r {_VARIABLE} && export {_VARIABLE} && exec "$@"'
 
 
+SILENCE = 60
+"""Seconds after which a host that doesn't even acknowledge counts as gone.
+
+TCP alone waits a quarter of an hour for it, and for good where there is nothing to send. Then the
+connection is made anew where that can help (:mod:`deploys.common.jobs`), or the host has failed.
+"""
+
+_OPTIONS = (
+    (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
+    (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+    (socket.IPPROTO_TCP, "TCP_KEEPIDLE", SILENCE // 3),
+    (socket.IPPROTO_TCP, "TCP_KEEPINTVL", SILENCE // 6),
+    (socket.IPPROTO_TCP, "TCP_KEEPCNT", 4),
+    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", SILENCE * 1000),
+)
+
+
 def prompt_transport(sock: Any, **options: Any) -> Any:
-    """A ``transport_factory`` for paramiko's ``SSHClient.connect``: small packets go at once.
+    """A ``transport_factory`` for paramiko's ``SSHClient.connect``: small packets go at once, and
+    a host that is gone is noticed after SILENCE seconds.
 
     + sock: a socket; through a jump host or a proxy command it is something without such an option
     """
     from paramiko import Transport
 
-    with contextlib.suppress(AttributeError, OSError):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for level, name, value in _OPTIONS:
+        # Some are Linux's alone.
+        with contextlib.suppress(AttributeError, OSError):
+            sock.setsockopt(level, getattr(socket, name), value)
     return Transport(sock, **options)
 
 

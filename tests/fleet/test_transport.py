@@ -15,6 +15,7 @@ from inventories.secrets import Secret
 from inventories.settings import HostSettings, SecretReference, SshSettings
 from inventories.transport import (
     ON_STANDARD_INPUT,
+    SILENCE,
     prompt_transport,
     sudo_transport,
     takes_password,
@@ -30,6 +31,22 @@ def test_a_connection_over_tcp_does_not_wait_for_acknowledgements() -> None:
         transport = prompt_transport(connection, gss_kex=False)
         assert isinstance(transport, Transport)
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_host_that_is_gone_is_noticed() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as connection,
+    ):
+        prompt_transport(connection, gss_kex=False)
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        asked = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+        idle, pause, times = (
+            connection.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in asked
+        )
+        assert idle + pause * times == SILENCE
+        timeout = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        assert timeout == SILENCE * 1000
 
 
 def test_a_connection_through_something_else_is_made_all_the_same() -> None:
