@@ -6,7 +6,7 @@ too short to be hit is held open by a command of the host that stands still (``B
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from fault import Fault, Serving
@@ -26,27 +26,29 @@ ANOTHER_CONTEXT = (("context: 8192", "context: 4096"),)
 # --- at the boundaries ---------------------------------------------------------------------
 
 
-def everything_to_do(bed: Bed) -> None:
-    """Something is amiss for each stage but the build."""
+def packages_to_do(bed: Bed) -> None:
     bed.sh("dpkg --remove --force-depends ripgrep")
-    bed.forget_model()
-    bed.forget_opencode()
-    bed.sh("rm -f /etc/opencode/opencode.json /home/dev/.claude/settings.json")
 
 
-def at_boundary(following: str, bed: Bed) -> None:
+def server_to_do(bed: Bed) -> None:
+    """Somebody wrote into the unit: it is written anew, and its process started anew."""
+    bed.sh(f"echo '# mine' >> /etc/systemd/system/{SERVER}")
+
+
+def opencode_to_do(bed: Bed) -> None:
+    bed.sh("rm -f /etc/opencode/opencode.json /usr/local/bin/opencode")
+
+
+def claude_code_to_do(bed: Bed) -> None:
+    bed.sh("rm -f /home/dev/.claude/settings.json")
+
+
+def at_boundary(stages: Sequence[Callable[[Bed], None]], following: str, bed: Bed) -> None:
     """Killed when the stage before ``following`` is done and the latter begins."""
-    everything_to_do(bed)
+    for to_do in stages:
+        to_do(bed)
     run = bed.start()
-    run.wait_for(f"Starting operation: {following}")
-    run.kill()
-    quiet(bed)
-
-
-def at_the_end(bed: Bed) -> None:
-    everything_to_do(bed)
-    run = bed.start()
-    run.wait_for("--> Results")
+    run.wait_for(following)
     run.kill()
     quiet(bed)
 
@@ -195,22 +197,39 @@ def in_a_configs_write(bed: Bed) -> None:
         bed.sh(f"kill -9 {hold.process}")
 
 
-def _boundary(before: str, after: str, operation: str, *, quick: bool = False) -> Fault:
-    carry_out: Callable[[Bed], None] = partial(at_boundary, operation)
+def _boundary(
+    name: str,
+    following: str,
+    *stages: Callable[[Bed], None],
+    quick: bool = False,
+    serving: Serving = Serving.SAME,
+) -> Fault:
+    before, _, after = name.partition(" to ")
     return Fault(
-        f"{before} to {after}",
+        name,
         GROUP,
-        f"SIGKILL between {before} and {after}, with something to do in every stage",
+        f"SIGKILL between {before} and {after}, with something to do in both",
         "the next converge does the rest",
-        carry_out,
+        partial(at_boundary, stages, following),
         quick=quick,
-        serving=Serving.ANSWERS,
+        serving=serving,
     )
 
 
 FAULTS = (
-    _boundary("preflight", "packages", "Packages"),
-    _boundary("packages", "build", "llama.cpp", quick=True),
+    _boundary(
+        "preflight to packages",
+        "Starting operation: Packages",
+        packages_to_do,
+    ),
+    _boundary(
+        "packages to build",
+        "Starting operation: llama.cpp",
+        packages_to_do,
+        Bed.forget_model,
+        quick=True,
+        serving=Serving.UNTIL_HEALED,
+    ),
     Fault(
         "build to models",
         GROUP,
@@ -220,16 +239,33 @@ FAULTS = (
         changes=ANOTHER_BUILD,
         serving=Serving.UNTIL_HEALED,
     ),
-    _boundary("models", "servers", "llama-server"),
-    _boundary("servers", "OpenCode", "OpenCode", quick=True),
-    _boundary("OpenCode", "Claude Code", "Claude Code"),
+    _boundary(
+        "models to servers",
+        "Starting operation: llama-server",
+        Bed.forget_model,
+        server_to_do,
+        serving=Serving.ANSWERS,
+    ),
+    _boundary(
+        "servers to OpenCode",
+        "Starting operation: OpenCode",
+        server_to_do,
+        opencode_to_do,
+        quick=True,
+        serving=Serving.ANSWERS,
+    ),
+    _boundary(
+        "OpenCode to Claude Code",
+        "Starting operation: Claude Code",
+        opencode_to_do,
+        claude_code_to_do,
+    ),
     Fault(
         "Claude Code to the end",
         GROUP,
         "SIGKILL when everything is done and only the results are to be told",
         "nothing is left to do",
-        at_the_end,
-        serving=Serving.ANSWERS,
+        partial(at_boundary, [claude_code_to_do], "--> Results"),
     ),
     Fault(
         "in packages",
