@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from converge_support import changed
 from fault import Fault, Serving
 from fault_bed import MODELS, SERVER, Bed, wait
 
@@ -126,8 +127,7 @@ def at_a_files_rename(bed: Bed) -> None:
         hold.wait()
         run.kill()
         assert bed.sh(f"ls {MODELS}/*/*/*/*.gguf") == "", "a final name before the rename"
-        bed.sh(f"kill -9 {hold.process}")
-    quiet(bed)
+        hold.kill_all()
 
 
 def at_a_builds_rename(bed: Bed) -> None:
@@ -138,8 +138,7 @@ def at_a_builds_rename(bed: Bed) -> None:
         hold.wait(400)
         run.kill()
         assert bed.sh("ls /opt/llama.cpp") == before, "a final name before the rename"
-        bed.sh(f"kill -9 {hold.process}")
-    quiet(bed)
+        hold.kill_all()
 
 
 def in_a_unit_write(bed: Bed) -> None:
@@ -147,8 +146,7 @@ def in_a_unit_write(bed: Bed) -> None:
         run = bed.start()
         hold.wait()
         run.kill()
-        bed.sh(f"kill -9 {hold.process}")
-    quiet(bed)
+        hold.kill_all()
 
 
 def before_a_restart(bed: Bed) -> None:
@@ -157,9 +155,21 @@ def before_a_restart(bed: Bed) -> None:
         run = bed.start()
         hold.wait()
         run.kill()
+        hold.kill_all()
         assert bed.process() == before
-        bed.sh(f"kill -9 {hold.process}")
+
+
+def at_a_restart(bed: Bed) -> None:
+    before = bed.process()
+    with bed.held("systemctl", f"*restart*{SERVER}*") as hold:
+        run = bed.start()
+        hold.wait()
+        run.kill()
+        assert bed.process() == before
     quiet(bed)
+    assert bed.process() != before
+    dry = bed.converge("--json")
+    assert changed(dry) == [], "the job did not do it all"
 
 
 def in_a_restart(bed: Bed) -> None:
@@ -193,8 +203,8 @@ def in_a_configs_write(bed: Bed) -> None:
         run = bed.start()
         hold.wait()
         run.kill()
+        hold.kill_all()
         assert bed.sh(f"sha256sum {path}") == before
-        bed.sh(f"kill -9 {hold.process}")
 
 
 def _boundary(
@@ -296,7 +306,7 @@ FAULTS = (
     Fault(
         "at a file's rename",
         GROUP,
-        "SIGKILL of the controller and of the mv that gives a model its name",
+        "SIGKILL of the controller and of its job, before a model gets its name",
         "no file has the final name; the next converge verifies what is there and fetches nothing",
         at_a_files_rename,
         serving=Serving.UNTIL_HEALED,
@@ -304,7 +314,7 @@ FAULTS = (
     Fault(
         "at a build's rename",
         GROUP,
-        "SIGKILL of the controller and of the mv that gives a build its name",
+        "SIGKILL of the controller and of its job, before a build gets its name",
         "no folder has the final name; the next converge builds again, mostly from ccache",
         at_a_builds_rename,
         changes=ANOTHER_BUILD,
@@ -313,9 +323,18 @@ FAULTS = (
     Fault(
         "in a unit's write",
         GROUP,
-        "SIGKILL of the controller and of the mv that puts a changed unit in its place",
+        "SIGKILL of the controller and of its job, before a changed unit gets its name",
         "the unit is the whole old one; the next converge writes it and restarts",
         in_a_unit_write,
+        changes=ANOTHER_CONTEXT,
+        serving=Serving.ANSWERS,
+    ),
+    Fault(
+        "at a restart",
+        GROUP,
+        "SIGKILL of the controller when its job is about to restart the server",
+        "the job restarts it, asks it and keeps it; the next converge finds nothing to do",
+        at_a_restart,
         quick=True,
         changes=ANOTHER_CONTEXT,
         serving=Serving.ANSWERS,
@@ -323,7 +342,7 @@ FAULTS = (
     Fault(
         "before a restart",
         GROUP,
-        "SIGKILL of the controller and of the systemctl that restarts, the new unit written",
+        "SIGKILL of the controller and of its job, between a unit's write and the restart",
         "the old process serves on; the next converge sees that it is old, and restarts it",
         before_a_restart,
         quick=True,
@@ -334,7 +353,7 @@ FAULTS = (
         "in a restart",
         GROUP,
         "SIGKILL while the server starts with its new unit",
-        "the start goes on without the controller; the next converge finds it done",
+        "the start goes on without the controller; the next converge finds it well",
         in_a_restart,
         changes=ANOTHER_CONTEXT,
         serving=Serving.DOWN,
@@ -349,7 +368,7 @@ FAULTS = (
     Fault(
         "in a config's write",
         GROUP,
-        "SIGKILL of the controller and of the mv that puts a user's opencode.json in its place",
+        "SIGKILL of the controller, and of what writes a user's opencode.json",
         "the file is the whole old one; the next converge writes it",
         in_a_configs_write,
     ),

@@ -333,6 +333,16 @@ class Held:
         """Its process on the host; empty while none stands."""
         return self.bed.sh(f"cat {HELD}/{self.command}.held 2>/dev/null")
 
+    def kill_all(self) -> None:
+        """SIGKILL to it, to the shell that waits for it, and to all jobs: nothing goes on."""
+        pid = self.process
+        self.bed.sh(
+            f"p=$(ps -o ppid= {pid}); kill -9 $p {pid}; "
+            "for u in $(systemctl list-units --plain --no-legend 'llamaherd-*.service' | "
+            "cut -d ' ' -f 1); do systemctl kill --signal=KILL $u; done"
+        )
+        wait(lambda: not self.bed.job(""), "the end of the jobs")
+
     def release(self) -> None:
         """Let it go on, and nothing stand still any more."""
         self.bed.sh(f"rm -f {self.path}; [ ! -d {HELD} ] || : > {HELD}/{self.command}.go")

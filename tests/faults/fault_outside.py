@@ -16,8 +16,9 @@ import yaml
 from converge_support import Site
 
 # Files that are ours, whole. What holds a secret is compared by its hash as well.
+UNIT = "llama-server@coder.service"
 FILES = (
-    "/etc/systemd/system/llama-server@coder.service",
+    f"/etc/systemd/system/{UNIT}",
     "/etc/llama-server/coder/wait-ready",
     "/etc/llama-server/coder/api-key",
     "/etc/sysusers.d/llama-server.conf",
@@ -62,9 +63,13 @@ section opencode
 readlink /usr/local/bin/opencode
 find /opt/opencode -type f -exec sha256sum {} +
 section unit
-systemctl show -p ActiveState,SubState,NeedDaemonReload,UnitFileState,MainPID llama-server@coder
-pid=$(systemctl show -P MainPID llama-server@coder)
+systemctl show -p ActiveState,SubState,NeedDaemonReload,UnitFileState,MainPID @UNIT@
+pid=$(systemctl show -P MainPID @UNIT@)
 echo "exe=$(readlink /proc/$pid/exe)"
+section releases
+cd /var/lib/llamaherd/releases/coder && cmp current/unit /etc/systemd/system/@UNIT@ &&
+  cmp current/etc/wait-ready /etc/llama-server/coder/wait-ready && echo kept
+find /var/lib/llamaherd/releases -name '*.new' -o -name next -o -name old
 section jobs
 systemctl list-units --plain --no-legend --state=active,activating 'llamaherd-*.service'
 find /var/lib/llamaherd/jobs -name 'secret.*' 2>/dev/null
@@ -137,6 +142,7 @@ class Outside:
         assert unit["NeedDaemonReload"] == "no"
         assert unit["UnitFileState"] == "enabled"
         assert re.fullmatch(r"/opt/llama\.cpp/b[^/]+/bin/llama-server", unit["exe"]), unit["exe"]
+        assert self.lines("releases") == ("kept",), "what serves isn't the release that was kept"
         health, models, completion = self.lines("answer")
         assert health == '{"status":"ok"}'
         assert [model["id"] for model in json.loads(models)["data"]] == ["smollm2"]
@@ -146,6 +152,7 @@ class Outside:
 def look(site: Site) -> Outside:
     """Read the host; one command."""
     script = _SCRIPT.replace("@FILES@", " ".join(FILES)).replace("@FOLDERS@", FOLDERS)
+    script = script.replace("@UNIT@", UNIT)
     sections: dict[str, list[str]] = {}
     here = ""
     for line in site.ssh(script).splitlines():
