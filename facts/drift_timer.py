@@ -56,6 +56,14 @@ echo @SECTION@key; [ ! -s @KEY@ ] || echo yes
 for unit in @UNITS@; do
   echo "@SECTION@unit $unit"
   systemctl show -p LoadState,ActiveState,UnitFileState,NeedDaemonReload -- "$unit"
+  known=" $(systemctl show -P DropInPaths -- "$unit") "
+  for path in /etc/systemd/system/"$unit.d"/*.conf; do
+    # systemd tells of no directory that is younger than its last reload.
+    [ ! -f "$path" ] || [ ! -s "$path" ] || case $known in
+      *" $path "*) ;;
+      *) echo NeedDaemonReload=yes ;;
+    esac
+  done
 done
 echo @SECTION@current; readlink -- @LINK@
 echo @SECTION@installed

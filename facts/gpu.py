@@ -53,11 +53,17 @@ version; nothing without nvidia-smi. It always exits 0."""
 _UNREPORTED = re.compile(r"\[.*\]|N/A|ERR!|")
 _EXITED = re.compile(r"nvidia-smi exited (\d+)")
 _NO_DEVICE = "No devices were found"
+MISMATCH = "the driver was upgraded under the running kernel module"
+"""What a driver means that says ``Driver/library version mismatch``."""
+
+MISMATCH_REMEDY = (
+    "reboot the host, or end what uses its GPUs and load the modules anew "
+    "(modprobe -r nvidia_uvm nvidia_drm nvidia_modeset nvidia; modprobe nvidia); then hold the "
+    "driver's packages back from unattended upgrades"
+)
+
 _REMEDIES = {
-    "Driver/library version mismatch": (
-        "the driver was upgraded under the running kernel module: reboot the host, "
-        "and hold the driver's packages back from unattended upgrades"
-    ),
+    "Driver/library version mismatch": f"{MISMATCH}: {MISMATCH_REMEDY}",
     "couldn't communicate with the NVIDIA driver": (
         "the kernel module isn't loaded: reinstall the driver for the running kernel "
         "(dkms status, dmesg | grep -i nvidia), then reboot"

@@ -51,6 +51,8 @@ class ServerState(FactValue):
     + release, previous: names of the release that was kept last, because it answered, and of the
       one before it; empty without one
     + age: seconds since the process was started; None when there is none
+    + replaced_libraries: NVIDIA's libraries (of the driver, of a toolkit) that the process has
+      mapped and that are other files now, or gone: upgraded under it
     """
 
     name: str
@@ -73,6 +75,7 @@ class ServerState(FactValue):
     release: str = ""
     previous: str = ""
     age: int | None = None
+    replaced_libraries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,13 @@ class ServersState(FactValue):
 
 _PROPERTIES = (
     "LoadState,ActiveState,SubState,UnitFileState,MainPID,NRestarts,NeedDaemonReload,DropInPaths"
+)
+
+# The driver's and the toolkit's. Others (libc, OpenSSL) get security updates that no server need
+# be interrupted for at once.
+_LIBRARIES = (
+    r"/(lib(cuda|cublas|nvidia-|nvrtc|nvJitLink|nvToolsExt|nccl|GLX_nvidia|EGL_nvidia)[^/]*|"
+    r"(usr/local|opt)/cuda[^ ]*/[^/]*)\.so"
 )
 
 _SCRIPT = r"""
@@ -127,8 +137,9 @@ look() {
   tr '\0' '\n' < "/proc/$pid/environ" 2>/dev/null | sed -n 's/^@VARIABLE@=/Config=/p'
   # A router's models are in processes of their own, below it.
   group=/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$pid/cgroup" 2>/dev/null)
-  ! grep -qs '[.]gguf (deleted)$' "/proc/$pid/maps" \
-    $(sed 's|.*|/proc/&/maps|' "$group/cgroup.procs" 2>/dev/null) || echo ModelCurrent=no
+  maps="/proc/$pid/maps $(sed 's|.*|/proc/&/maps|' "$group/cgroup.procs" 2>/dev/null)"
+  ! grep -qs '[.]gguf (deleted)$' $maps || echo ModelCurrent=no
+  cat $maps 2>/dev/null | sed -nE 's#^[^/]*(/.*@LIBRARIES@.*) \(deleted\)$#Replaced=\1#p' | sort -u
   key=/etc/llama-server/$1/api-key running=/run/credentials/$unit/api-key
   { [ -e "$key" ] || [ -e "$running" ]; } || return 0
   cmp -s -- "$key" "$running" || echo KeyCurrent=no
@@ -164,6 +175,7 @@ class LlamaServers(FactBase[ServersState]):
             .replace("@MARK@", MARK)
             .replace("@UNITS@", UNITS)
             .replace("@RELEASES@", RELEASES)
+            .replace("@LIBRARIES@", _LIBRARIES)
         )
         for name in listed(names):
             script += f"look {shlex.quote(name)}\n"
@@ -230,6 +242,7 @@ def _server(name: str, lines: list[str]) -> ServerState:
             release=values.get("Release", ""),
             previous=values.get("Previous", ""),
             age=int(values["Age"]) if values.get("Age") else None,
+            replaced_libraries=_all("Replaced", lines),
         )
     except (KeyError, ValueError, binascii.Error) as error:
         raise FactProcessError(f"cannot read the state of {unit_name(name)}: {error}") from error

@@ -17,9 +17,10 @@ from facts.gpu import GPU_QUERY, Gpu, GpuError, parse_gpus
 from facts.sections import SECTION, split_sections
 from facts.values import FactValue
 
-# Where we and the distribution's packages put things; free space is asked of the nearest existing
-# parent. Models often have a disk of their own.
-PATHS = ("/opt", "/var/lib", "/var/lib/llamaherd/models", "/usr", "/var/cache")
+# Where we put things; free space is asked of the nearest existing parent.
+PATHS = ("/opt", "/var/lib")
+# Models often have a disk of their own; the distribution's packages go to the last two.
+DISKS = (*PATHS, "/var/lib/llamaherd/models", "/usr", "/var/cache")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class SystemState(FactValue):
     + glibc: such as ``2.36``; empty where libc is another
     + compiler: version of the C compiler that ``cc`` starts, such as ``12.2.0``; empty without one
     + systemd: major version, 0 where systemd isn't running the host
-    + disk_free: bytes by path of PATHS
+    + disk_free: bytes by path of DISKS
     + mounts: the file system that each of these paths lies on, by its mount point
     + there: bytes by path of what a converge brings and need not bring again: model files, parts of
       them, uploads, manifests of builds and programs, compilers, work folders of builds (with all
@@ -105,7 +106,7 @@ echo {SECTION}glibc; getconf GNU_LIBC_VERSION 2>/dev/null
 echo {SECTION}compiler; cc -dumpfullversion -dumpversion 2>/dev/null
 echo {SECTION}systemd; [ -d /run/systemd/system ] && systemctl --version | head -n 1
 echo {SECTION}disk
-for path in {" ".join(PATHS)}; do
+for path in {" ".join(DISKS)}; do
   at=$path; while [ ! -e "$at" ]; do at=$(dirname "$at"); done
   echo "$path" $(df -B1 --output=avail,target -- "$at" | tail -n 1)
 done

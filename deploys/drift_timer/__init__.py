@@ -212,8 +212,9 @@ def _units(
 ) -> Commands:
     stale = {unit.path for unit in units if not is_current(unit, states.get(unit.path))}
     timer = state.unit(TIMER)
-    if timer.load == "masked":
-        raise HostError(f"{TIMER} is masked: run systemctl unmask {TIMER}")
+    for name in (TIMER, SERVICE):
+        if state.unit(name).load == "masked":
+            raise HostError(f"{name} is masked: run systemctl unmask {name}")
     if stale or timer.needs_reload or state.unit(SERVICE).needs_reload:
         if not stale:
             record(Change("running", TIMER, "systemd doesn't know its units as they are now"))

@@ -47,6 +47,7 @@ from deploys.llama_server.unit import (
     tls_credentials,
 )
 from facts.files import FileState
+from facts.gpu import MISMATCH_REMEDY
 from facts.servers import RELEASES, UNITS, LlamaServers, ServersState, ServerState, unit_name
 from facts.system import Listener
 from inventories.settings import CudaSettings, HostSettings, LlamaCppSettings, ServerSettings
@@ -261,6 +262,7 @@ def reasons(
         binary=instance.binary,
         arguments=process_arguments(instance),
         key_differs=_key_differs(instance, files, states),
+        driver_runs=not system().gpu_error,
     )
     return () if found is None else (found,)
 
@@ -285,6 +287,9 @@ def _record_server(
         record(Change("running", unit_name(name), _not_kept(state)))
     for missing in _missing_files(instance.server, state):
         record(missing)
+    if state.replaced_libraries and system().gpu_error:
+        summary = str(Reason(Cause.LIBRARY, ", ".join(state.replaced_libraries)))
+        record(Change("running", unit_name(name), summary, remedy=MISMATCH_REMEDY))
     if state.enabled != "enabled" and state.load not in ("not-found", "masked"):
         summary = f"{state.enabled or 'not enabled'}: it won't start at boot"
         record(Change("running", unit_name(name), summary))

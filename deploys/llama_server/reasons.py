@@ -19,6 +19,7 @@ class Cause(Enum):
     API_KEY = "its process was started with another API key"
     CERTIFICATE = "its process was started with another {}"
     MODEL_FILE = "its model file was replaced or removed after its start"
+    LIBRARY = "its process runs with {} of before an upgrade"
     UNIT = "its unit or a drop-in changed after its start"
     DROP_IN = "{} is newer than its process"
 
@@ -41,11 +42,14 @@ def reason_to_restart(
     binary: str,
     arguments: Sequence[str],
     key_differs: bool,
+    driver_runs: bool = True,
 ) -> Reason | None:
     """The first of a process's differences that a restart mends; None when it runs as declared.
 
     + config, binary, arguments: what the process should have been started with
     + key_differs: the API key's file isn't what it should be
+    + driver_runs: False where the driver's library doesn't go with the loaded kernel module: a
+      process that still runs with the old library goes on, one that is started anew finds no GPU
     """
     if state.active != "active":
         return Reason(Cause.NOT_ACTIVE, state.active)
@@ -63,6 +67,8 @@ def reason_to_restart(
     if not state.model_current:
         # Its pages are those of a file that nobody watches over any more, truncated perhaps.
         return Reason(Cause.MODEL_FILE)
+    if state.replaced_libraries and driver_runs:
+        return Reason(Cause.LIBRARY, ", ".join(state.replaced_libraries))
     if state.needs_reload:
         return Reason(Cause.UNIT)
     if state.newer_drop_ins:

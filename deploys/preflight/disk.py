@@ -19,13 +19,11 @@ from deploys.common.progress import human_bytes
 from deploys.cuda.wheels import DISK_FACTOR, staging
 from deploys.llama_cpp.build import Build, BuildError, machine, plan_build
 from facts.opencode import ROOT as OPENCODE_ROOT
-from facts.system import PATHS, SystemState
+from facts.system import DISKS, PATHS, SystemState
 from inventories.settings import ArchiveSource, Artifact, HostSettings, LlamaCppSettings
 
 MARGIN = 1024**3
-"""What is left free on every file system that something goes to; always on ALWAYS."""
-
-ALWAYS = ("/opt", "/var/lib")
+"""What is left free on every file system that something goes to; always on PATHS."""
 
 WORK_BYTES = 3 * 1024**3
 """Room for a llama.cpp build while it is made, its source included (an estimate: static CUDA
@@ -84,7 +82,7 @@ def _by_mount(
     """Each file system that counts, the bytes free there, and what goes to it."""
     to_come: dict[str, list[Need]] = {}
     free: dict[str, int] = {}
-    for path in ALWAYS:
+    for path in PATHS:
         if path in facts.disk_free:
             mount = facts.mounts.get(path, path)
             to_come.setdefault(mount, [])
@@ -100,7 +98,7 @@ def _by_mount(
 
 def _place(path: str, facts: SystemState) -> str:
     """The nearest of the paths whose file system was asked for; empty where none is."""
-    above = [at for at in PATHS if at in facts.disk_free and f"{path}/".startswith(f"{at}/")]
+    above = [at for at in DISKS if at in facts.disk_free and f"{path}/".startswith(f"{at}/")]
     return max(above, key=len, default="")
 
 

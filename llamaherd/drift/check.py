@@ -40,6 +40,7 @@ from deploys.common.operations import (
     use_settings,
 )
 from facts.drift import Running, RunningState
+from facts.gpu import MISMATCH, MISMATCH_REMEDY
 from facts.live import Endpoint
 from facts.servers import LlamaServers, ServersState, ServerState, unit_name
 from facts.system import System, SystemState
@@ -355,8 +356,8 @@ def host_changes(running: RunningState, system: SystemState) -> list[Change]:
             Change(
                 "running",
                 "NVIDIA driver",
-                f"kernel module {module}, library {library}",
-                remedy="reboot, and hold the driver's packages back from unattended upgrades",
+                f"{MISMATCH}: kernel module {module}, library {library}",
+                remedy=MISMATCH_REMEDY,
             )
         )
     return found

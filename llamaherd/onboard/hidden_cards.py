@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
+from facts.gpu import MISMATCH, MISMATCH_REMEDY
 from facts.onboarding_values import PciGpu, Probe
 from llamaherd.onboard.findings import blocker, listed, version_of
 from llamaherd.onboard.report import Finding
@@ -91,8 +92,8 @@ _FALLEN = _Reason(
 )
 _MISMATCH = _Reason(
     "driver.mismatch",
-    "the driver was upgraded under the running kernel module",
-    "reboot; then hold the driver's packages back from unattended upgrades",
+    MISMATCH,
+    MISMATCH_REMEDY,
 )
 _SECURE_BOOT = _Reason(
     "driver.secure-boot",

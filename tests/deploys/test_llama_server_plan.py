@@ -56,6 +56,11 @@ EPYC
 """
 
 
+LIBCUDA = "/usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06"
+# As nvidia-smi says it: tests/facts/gpu/cases/driver-library-mismatch.json.
+MISMATCH = "@@llamaherd:gpus\nFailed to initialize NVML: Driver/library version mismatch\n"
+
+
 @dataclass(frozen=True)
 class OnHost:
     """What the fake host answers: its unit and process, and its files."""
@@ -233,6 +238,7 @@ def test_a_server_that_no_converge_has_checked_is_asked_and_left_running(
         OnHost(reload=True),
         OnHost(model_current=False),
         OnHost(more=("Stale=tls-certificate",)),
+        OnHost(more=(f"Replaced={LIBCUDA}",)),
     ],
     ids=[
         "stopped",
@@ -244,6 +250,7 @@ def test_a_server_that_no_converge_has_checked_is_asked_and_left_running(
         "not reloaded",
         "other model file",
         "renewed certificate",
+        "driver's library upgraded",
     ],
 )
 def test_a_process_that_is_not_what_is_declared_is_restarted(
@@ -252,6 +259,14 @@ def test_a_process_that_is_not_what_is_declared_is_restarted(
     run = converge(monkeypatch, found)
     assert run.restarts
     assert not run.has("mktemp")
+
+
+def test_no_process_is_restarted_into_a_driver_that_does_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Vulkan: preflight asks no CUDA of such a host. What runs with the old library goes on.
+    host = OnHost(more=(f"Replaced={LIBCUDA}",), listeners=MISMATCH)
+    assert not converge(monkeypatch, host).changed
 
 
 def test_an_edited_unit_is_written_back_and_reloaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from deploys.preflight.disk import (
     disk_findings,
     needs,
 )
-from facts.system import PATHS, SystemState
+from facts.system import DISKS, SystemState
 from inventories.settings import (
     ArchiveSource,
     Artifact,
@@ -49,8 +49,8 @@ def state(
     free: int = 500 * GIB, models: int | None = None, there: dict[str, int] | None = None
 ) -> SystemState:
     """One file system, and another one for models where ``models`` says what is free there."""
-    mounts = dict.fromkeys(PATHS, "/")
-    disk = dict.fromkeys(PATHS, free)
+    mounts = dict.fromkeys(DISKS, "/")
+    disk = dict.fromkeys(DISKS, free)
     if models is not None:
         mounts[MODELS], disk[MODELS] = MODELS, models
     return SystemState(

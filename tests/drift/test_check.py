@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,15 @@ USER_FILE = "/home/dev/.config/opencode/opencode.json"
 OURS = user_config("", OPENCODE, USER_FILE)
 STRANGER = ("8888 llama-server[99] session-4.scope",)
 UNIT_FILE = ManagedFile(UNIT_PATH, "[Service]\n")
+RECORDED = Path(__file__).parents[1] / "facts" / "gpu" / "cases" / "driver-library-mismatch.json"
+MISMATCH = tuple(json.loads(RECORDED.read_text())["output"])
+
+assert CUDA.llama_cpp is not None
+# With its architectures declared, the build is known where no card tells of itself.
+FIXED = replace(CUDA, llama_cpp=replace(CUDA.llama_cpp, architectures=("89",)))
+UPGRADED = FakeHost(
+    FIXED, gpus=MISMATCH, running=COMPUTING, unit={"Replaced": "/usr/lib/libcuda.so.580.65.06"}
+)
 
 
 @dataclass(frozen=True)
@@ -211,9 +221,20 @@ DAMAGE: Mapping[str, Case] = {
         ),
         (("running", "preflight", "NVIDIA driver", "module 580.65.06, library 580.95.05"),),
     ),
-    "a driver that does not answer": Case(
-        gpu(gpus=("Failed to initialize NVML: Driver/library version mismatch",)),
+    "a driver upgraded under its module": Case(
+        gpu(gpus=MISMATCH),
         (("running", "preflight", "NVIDIA driver", "Driver/library version mismatch"),),
+    ),
+    "a driver's library upgraded under a process": Case(
+        gpu(unit={"Replaced": "/usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06"}),
+        (("running", "llama_server", UNIT, "libcuda.so.580.65.06 of before an upgrade"),),
+    ),
+    "a driver upgraded under its module and a process": Case(
+        UPGRADED,
+        (
+            ("running", "preflight", "NVIDIA driver", "Driver/library version mismatch"),
+            ("running", "llama_server", UNIT, "libcuda.so.580.65.06 of before an upgrade"),
+        ),
     ),
     "a GPU missing": Case(
         gpu(settings=replace(CUDA, servers=(replace(SERVER, gpus=("0", "1")),))),
@@ -353,3 +374,11 @@ def test_a_flipped_bit_is_found_by_hashing_alone() -> None:
     (finding,) = deep.findings
     assert (finding.plane, finding.component) == ("declared", "models")
     assert ".verified/m.gguf.json" in finding.remedy
+
+
+def test_a_driver_upgraded_under_its_module_is_told_with_both_remedies(
+    reports: dict[str, HostReport],
+) -> None:
+    for finding in reports["a driver upgraded under its module and a process"].findings:
+        assert "reboot the host" in finding.remedy
+        assert "modprobe -r nvidia_uvm" in finding.remedy

@@ -63,6 +63,7 @@ class OnHost:
     active: str = "active"
     enabled: str = "enabled"
     reload: bool = False
+    service_load: str = "loaded"
 
     def without(self, path: str) -> OnHost:
         return replace(self, files=tuple(file for file in self.files if file.path != path))
@@ -73,7 +74,7 @@ class OnHost:
         for unit in (TIMER, SERVICE):
             lines += [
                 f"@@llamaherd:unit {unit}",
-                f"LoadState={self.load}",
+                f"LoadState={self.load if unit == TIMER else self.service_load}",
                 f"ActiveState={self.active}",
                 f"UnitFileState={self.enabled}",
                 f"NeedDaemonReload={'yes' if self.reload else 'no'}",
@@ -276,6 +277,7 @@ def test_another_schedule_is_checked_by_systemd_and_takes_effect(
     [
         {"installed": False, "python": "3.10"},
         {"load": "masked", "active": "inactive", "enabled": "masked"},
+        {"service_load": "masked"},
     ],
 )
 def test_what_cannot_work_fails_this_host(

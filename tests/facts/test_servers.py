@@ -1,5 +1,6 @@
 """A server's state is read off its unit and its process, never off what we wrote."""
 
+import shlex
 import subprocess
 
 import pytest
@@ -80,3 +81,39 @@ def test_an_answer_that_is_no_answer_fails_this_host_alone() -> None:
 def test_the_command_is_sound_shell_whatever_the_name(name: str) -> None:
     command = LlamaServers().command([name], [f"/opt/{name}"])
     subprocess.run(["sh", "-n"], input=command, text=True, check=True)
+
+
+UNIT = ("LoadState=loaded", "ActiveState=active", "SubState=running")
+MAPS = """\
+7f10-7f11 r-xp 00000000 fd:00 11 /usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06 (deleted)
+7f11-7f12 r--p 00000000 fd:00 11 /usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06 (deleted)
+7f12-7f13 r-xp 00000000 fd:00 12 /opt/cuda/13.0.2/lib/libcublasLt.so.13 (deleted)
+7f13-7f14 r-xp 00000000 fd:00 13 /usr/lib64/libnvidia-ml.so.580.65.06 (deleted)
+7f14-7f15 r-xp 00000000 fd:00 14 /usr/lib/x86_64-linux-gnu/libssl.so.3 (deleted)
+7f15-7f16 r-xp 00000000 fd:00 15 /usr/lib/x86_64-linux-gnu/libcudart.so.13
+7f16-7f17 rw-s 00000000 00:01 16 /memfd:libcuda (deleted)
+7f17-7f18 rw-s 00000000 00:01 17 /dev/zero (deleted)
+7f18-7f19 r--p 00000000 fd:00 18 /var/lib/llamaherd/models/a/b/c/m.gguf (deleted)
+"""
+
+
+def test_of_the_libraries_that_were_replaced_under_a_process_nvidias_count() -> None:
+    command = LlamaServers().command(names=["coder"])
+    script = shlex.split(command)[2]
+    (line,) = [line for line in script.splitlines() if "Replaced" in line]
+    done = subprocess.run(
+        ["sh", "-c", line.replace("cat $maps 2>/dev/null", "cat")],
+        input=MAPS,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        "Replaced=/opt/cuda/13.0.2/lib/libcublasLt.so.13",
+        "Replaced=/usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06",
+        "Replaced=/usr/lib64/libnvidia-ml.so.580.65.06",
+    ]
+    (server,) = parse_servers(
+        ["@@llamaherd:server x", *UNIT, *done.stdout.splitlines()]
+    ).servers.values()
+    assert len(server.replaced_libraries) == 3

@@ -93,6 +93,11 @@ BLOCKED = {
         "taken by nginx",
     ),
     "an account that isn't there": (replace(HOST, users=()), "", "no account dev"),
+    "a driver upgraded under its module": (
+        FakeHost(CUDA, gpus=("Failed to initialize NVML: Driver/library version mismatch",)),
+        "GPU",
+        "Driver/library version mismatch",
+    ),
     "no GPU": (FakeHost(CUDA, gpus=()), "GPU", "no GPU answers"),
 }
 

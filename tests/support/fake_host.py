@@ -26,7 +26,7 @@ from deploys.llama_server.unit import (
 from deploys.opencode.config import SYSTEM_CONFIG, system_config, user_config
 from deploys.opencode.install import current_manifest, run_path
 from deploys.packages import wanted
-from facts.system import PATHS
+from facts.system import DISKS
 from inventories.settings import (
     Artifact,
     CudaSettings,
@@ -173,7 +173,7 @@ class FakeHost:
         lines += ["@@llamaherd:machine", "x86_64", "2", uid, "@@llamaherd:cpu", "EPYC"]
         lines += ["@@llamaherd:glibc", "glibc 2.36", "@@llamaherd:systemd", "systemd 252 (252.39)"]
         lines += ["@@llamaherd:compiler", "12.2.0", "@@llamaherd:disk"]
-        lines += [f"{path} {50 * GIB} /" for path in PATHS]
+        lines += [f"{path} {50 * GIB} /" for path in DISKS]
         lines += ["@@llamaherd:there", *self._there()]
         lines += ["@@llamaherd:gpus", *self.gpus, "@@llamaherd:listeners", *self.listeners]
         return lines
