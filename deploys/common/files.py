@@ -142,16 +142,29 @@ def log_diff(file: ManagedFile, state: FileState | None) -> None:
         logger.info(f"{prefix}  {line}")
 
 
-_WRITE = """set -eu
+# A connection that breaks ends the content where it is: its size is checked. cat, unlike base64,
+# says why it can't write. The status is asked for afterwards: within `&&` and `||` set -e is off.
+_WRITE = """why=$(
+exec 2>&1; set -eu; export LC_ALL=C
 umask 022
 mkdir -p -- "$(dirname -- {path})"
 umask 077
 new=$(mktemp -- {path}.XXXXXXXX)
 trap 'rm -f -- "$new"' EXIT
-base64 -d > "$new"
+base64 -d | cat > "$new"
+[ "$(stat -c %s -- "$new")" = {size} ] || {{ echo "the connection broke off"; exit 1; }}
 chmod {mode} -- "$new"
 {chown}sync -- "$new"
-mv -fT -- "$new" {path}"""
+mv -fT -- "$new" {path}
+)
+[ $? != 0 ] || exit 0
+case $why in
+*"No space left"* | *"quota exceeded"*) mend="make room there" ;;
+*"Read-only"*) mend="make its file system writable" ;;
+*"not permitted"*) mend="see whether it or its folder is immutable (lsattr)" ;;
+*) mend="mend that" ;;
+esac
+printf '%s\n' "can't write "{path}": ${{why##*: }}: $mend, then run again" >&2; exit 1"""
 
 
 def write_command(file: ManagedFile) -> StringCommand:
@@ -160,9 +173,11 @@ def write_command(file: ManagedFile) -> StringCommand:
     So it is in no process's arguments and in no log, whatever pyinfra prints.
     """
     chown = "" if file.as_user else f'chown {word(f"{file.user}:{file.group}")} -- "$new"\n'
-    script = _WRITE.format(path=operand(file.path), mode=operand(file.mode), chown=chown)
+    content = file.content.encode()
+    words = {"path": operand(file.path), "mode": operand(file.mode), "chown": chown}
+    script = _WRITE.format(**words, size=len(content))
     shell = f"sh -c {script_word(script)}"
     if file.as_user:
         shell = f"runuser -u {operand(file.as_user)} -- {shell}"
-    content = base64.encodebytes(file.content.encode()).decode()
-    return StringCommand(shell, _stdin=content or "\n")
+    encoded = base64.encodebytes(content).decode()
+    return StringCommand(shell, _stdin=encoded or "\n")

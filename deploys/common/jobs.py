@@ -119,7 +119,10 @@ install -d -m 700 {jobs} {folder}
 cd {folder}
 rm -rf -- ./*
 umask 077
-while IFS=' ' read -r name content; do printf %s "$content" | base64 -d > "$name"; done
+while IFS=' ' read -r name content && [ "$name" != . ]; do
+  printf %s "$content" | base64 -d > "$name"
+done
+[ "$name" = . ] || {{ echo "the connection broke off: run again" >&2; exit 1; }}
 systemd-run --quiet --unit={unit} --description={title} --property=Type=exec \
 --property=KillMode=control-group --property=OOMPolicy=continue --nice=5 \
 --property=StandardOutput=append:{folder}/log --property=StandardError=append:{folder}/log \
@@ -155,6 +158,8 @@ def start_command(job: Job) -> StringCommand:
         properties=" ".join(map(word, properties)),
     )
     stdin = [f"{name} {base64.b64encode(text.encode()).decode()}" for name, text in files.items()]
+    # A connection that breaks ends the input where it is: half a script must never run.
+    stdin.append(".")
     return StringCommand(f"sh -c {script_word(script)}", _stdin=stdin)
 
 

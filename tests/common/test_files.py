@@ -1,5 +1,6 @@
 """Files are written by the very commands that hosts get, here in a real shell."""
 
+import os
 import stat
 import subprocess
 from pathlib import Path
@@ -114,3 +115,63 @@ def test_absent_paths_are_absent_from_the_answer(tmp_path: Path) -> None:
 def test_nonsense_fails_this_host_alone(line: str) -> None:
     with pytest.raises(FactProcessError):
         parse_file(line)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system that is full")
+@pytest.mark.parametrize("options", ["size=8k", "nr_inodes=1", "ro"])
+def test_a_disk_that_takes_no_more_is_told_in_one_line_and_nothing_half_is_left(
+    tmp_path: Path, options: str
+) -> None:
+    wanted = ManagedFile(f"{tmp_path}/it's.conf", "a" * 40_000)
+    command = write_command(wanted)
+    script = f"mount -t tmpfs -o {options} tmpfs {tmp_path} || exit 99\n"
+    script += f"({command.get_raw_value()})\nstatus=$?\nls -A {tmp_path}\nexit $status"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        input=command.connector_arguments["_stdin"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    why = {
+        "ro": "Read-only file system: make its file system writable",
+    }.get(options, "No space left on device: make room there")
+    if done.returncode == 99:
+        pytest.skip("no mounting here")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"can't write {wanted.path}: {why}, then run again\n"
+
+
+def test_a_folder_in_the_place_of_the_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "theirs").touch()
+    command = write_command(ManagedFile(str(tmp_path / "file"), "a"))
+    done = subprocess.run(
+        ["sh", "-c", command.get_raw_value()],
+        input=command.connector_arguments["_stdin"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"can't write {tmp_path}/file: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("lines", [0, 1, 3])
+def test_content_of_which_only_a_part_came_never_gets_the_final_name(
+    tmp_path: Path, lines: int
+) -> None:
+    (tmp_path / "unit").write_text("old")
+    command = write_command(ManagedFile(str(tmp_path / "unit"), "new\n" * 100))
+    sent = command.connector_arguments["_stdin"].splitlines(keepends=True)[:lines]
+    done = subprocess.run(
+        ["sh", "-c", command.get_raw_value()],
+        input="".join(sent),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "the connection broke off" in done.stderr
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("unit", "old")]

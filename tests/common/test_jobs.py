@@ -17,6 +17,7 @@ from deploys.common.jobs import (
     failure,
     last_words_command,
     parse_words,
+    start_command,
 )
 
 JOB = Job("model-x", "fetching tiny", "exit 1\n", remedy="check the line")
@@ -94,3 +95,28 @@ def test_a_file_system_without_inodes_is_full_too() -> None:
 )
 def test_a_failure_is_one_line(status: int | None, said: Words, line: str) -> None:
     assert failure(JOB, Look(False, status, []), said) == line
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_script_of_which_only_a_part_came_is_never_run(
+    folder: Path, tmp_path: Path, cut: int
+) -> None:
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    for name in ("systemctl", "systemd-run"):
+        (bin_ / name).write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/called\n")
+        (bin_ / name).chmod(0o755)
+    command = start_command(JOB)
+    lines = command.connector_arguments["_stdin"]
+    text = "\n".join(lines)[: -cut * 2] if cut < 3 else "\n".join([*lines, ""])
+    script = command.get_raw_value().replace("/var/lib/llamaherd", str(tmp_path))
+    done = subprocess.run(
+        ["sh", "-c", script],
+        input=text,
+        env={"PATH": f"{bin_}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    started = "systemd-run" in (tmp_path / "called").read_text()
+    assert (done.returncode == 0, started) == (cut == 3, cut == 3), done.stderr
