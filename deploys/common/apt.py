@@ -51,7 +51,14 @@ apt_update() {{
     if grep -q 'Could not get lock' apt-update.log; then
       held apt-update.log && continue; return 1
     fi
-    cat apt-update.log; return 1
+    cat apt-update.log
+    said=$(grep -E '^E: .*(not valid yet|expired)' apt-update.log || grep '^E: ' apt-update.log)
+    said=$(echo "$said" | head -n 1) clock=
+    case $said in
+    *"not valid yet"* | *expired*) clock=", and its clock (it says $(date -u +%Y-%m-%d))" ;;
+    esac
+    reason "apt: ${{said#E: }}: check the host's package sources$clock"
+    return 1
   done
 }}
 """

@@ -46,7 +46,7 @@ NO_SPACE = "No space left on device|Disk quota exceeded"
 # Where jobs write; what is nearly full of it is named when one failed for want of space.
 _PLACES = (
     *("/opt", "/opt/llama.cpp", "/opt/opencode", "/opt/cuda", "/usr", "/var", "/var/cache"),
-    *("/var/lib", "/var/lib/llamaherd", "/var/lib/llamaherd/models", "/tmp", "/etc"),
+    *("/var/lib", "/var/lib/llamaherd", "/var/lib/llamaherd/models", JOBS, "/tmp", "/etc"),
 )
 _NEARLY_FULL = 16 * 1024**2
 RECONNECTS = 10
@@ -120,7 +120,9 @@ cd {folder}
 rm -rf -- ./*
 umask 077
 while IFS=' ' read -r name content && [ "$name" != . ]; do
-  printf %s "$content" | base64 -d > "$name"
+  why=$(printf %s "$content" | base64 -d | {{ LC_ALL=C cat > "$name"; }} 2>&1) || {{
+    echo "can't write "{folder}": ${{why##*: }}: make room there, then run again" >&2; exit 1
+  }}
 done
 [ "$name" = . ] || {{ echo "the connection broke off: run again" >&2; exit 1; }}
 systemd-run --quiet --unit={unit} --description={title} --property=Type=exec \

@@ -104,3 +104,22 @@ def test_an_install_begins_with_what_was_left_half_done(tmp_path: Path) -> None:
         "dpkg --configure -a",
         f"apt-get -y -q -o DPkg::Lock::Timeout={LOCK_SECONDS} install -- jq",
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            "E: Release file for http://deb.example/InRelease is not valid yet (invalid for "
+            "another 364d). Updates for this repository will not be applied.\n",
+            ", and its clock (it says 20",
+        ),
+        ("W: odd\nE: The repository 'http://deb.example' has no Release file.\n", "sources\n"),
+    ],
+)
+def test_why_lists_cannot_be_fetched_is_told(tmp_path: Path, said: str, words: str) -> None:
+    result = run("apt_update", tmp_path, said, 1000, "apt-get")
+    assert result.returncode != 0
+    told = said.splitlines()[-1].removeprefix("E: ")
+    assert f"{REASON}apt: {told}: check the host's package sources" in result.stderr
+    assert words in result.stderr

@@ -125,7 +125,7 @@ def told(monkeypatch: pytest.MonkeyPatch, name: str, settings: HostSettings) -> 
     def record(connector: FakeConnector, command: Any, *args: Any, **options: Any) -> Any:
         if "systemd-run" in str(command):
             stdin = options.get("_stdin") or []
-            sent = dict(line.split(" ", 1) for line in stdin)
+            sent = dict(line.split(" ", 1) for line in stdin if " " in line)
             seen.append(base64.b64decode(sent["script"]).decode())
         return respond(connector, command, *args, **options)
 
