@@ -91,9 +91,13 @@ class Bed:
     """The host, its hub, and the fleet file in force.
 
     + site: the host and how its project's commands are run
-    + hub: serves the models; its ``rate``, ``stall`` and ``token`` may be changed by a case
+    + hub: serves the models; its ``rate``, ``stall``, ``token`` and ``fault`` may be changed by a
+      case
     + in_order: False from the start of a case until all that it asserts was true
     + golden: the host in order, as it was read after its first converge
+    + undo: shell that takes back what a case did to the host, the last one first; run after it
+    + notes: what a case saw and compares later
+    + lent: what a case opened on this machine, closed after it
     """
 
     site: Site
@@ -103,6 +107,9 @@ class Bed:
     fleet: Path
     in_order: bool = True
     running: list[Running] = field(default_factory=list)
+    undo: list[str] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+    lent: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     variants: dict[tuple[tuple[str, str], ...], Path] = field(default_factory=dict)
 
     # --- what cases do ---------------------------------------------------------------------
@@ -305,6 +312,10 @@ class Bed:
         self.reconnect()
         if not self.site.lab.process.is_running:
             self.boot()
+        while self.undo:
+            self.sh(self.undo.pop())
+        self.notes.clear()
+        self.lent.close()
         self.sh(f"rm -rf {HELD} {WRAPPERS}/* /etc/dpkg/dpkg.cfg.d/fault")
         if not self.in_order or self.fleet != self.site.fleet:
             self.fleet = self.site.fleet
