@@ -129,10 +129,14 @@ look() {
   read -r up _ < /proc/uptime
   age=$((${up%.*} - $(systemctl show -P ExecMainStartTimestampMonotonic -- "$unit") / 1000000))
   echo "Age=$age"
-  now=$(date +%s)
+  # systemd makes this link anew at each start: times of files alone are compared, which a clock
+  # that was set since doesn't part. What is from the future would be newer than every start to come.
+  now=$(date +%s) started=$(stat -c %Y "/run/systemd/units/invocation:$unit" 2>/dev/null)
   for path in $known; do
-    # A second of grace: both clocks are read in whole seconds.
-    [ "$(stat -c %Y -- "$path")" -le $((now - age + 1)) ] || echo "Newer=$path"
+    changed=$(stat -c %Y -- "$path")
+    # A second of grace: times are read in whole seconds.
+    [ "$changed" -le $((${started:-$((now - age))} + 1)) ] || [ "$changed" -gt $((now + 1)) ] ||
+      echo "Newer=$path"
   done
   tr '\0' '\n' < "/proc/$pid/environ" 2>/dev/null | sed -n 's/^@VARIABLE@=/Config=/p'
   # A router's models are in processes of their own, below it.

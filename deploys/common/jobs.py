@@ -46,7 +46,8 @@ NO_SPACE = "No space left on device|Disk quota exceeded"
 # Where jobs write; what is nearly full of it is named when one failed for want of space.
 _PLACES = (
     *("/opt", "/opt/llama.cpp", "/opt/opencode", "/opt/cuda", "/usr", "/var", "/var/cache"),
-    *("/var/lib", "/var/lib/llamaherd", "/var/lib/llamaherd/models", JOBS, "/tmp", "/etc"),
+    *("/var/lib", "/var/lib/llamaherd", "/var/lib/llamaherd/models", JOBS, "/tmp"),
+    *("/etc", "/etc/systemd/system", "/etc/llama-server"),
 )
 _NEARLY_FULL = 16 * 1024**2
 RECONNECTS = 10

@@ -18,9 +18,9 @@ show() { systemctl show -P "$1" -- "$unit"; }
 place() { # a file of a release, where it has to lie; replaced at one blow
   if cmp -s -- "$1" "$2" && [ "$(stat -c %a:%u:%g -- "$1")" = "$(stat -c %a:%u:%g -- "$2")" ]
   then return; fi
-  cp -p -- "$1" "$2.new"
-  sync -- "$2.new"
-  mv -fT -- "$2.new" "$2"
+  if cp -p -- "$1" "$2.new" && sync -- "$2.new" && mv -fT -- "$2.new" "$2"; then return; fi
+  rm -f -- "$2.new"
+  return 1
 }
 put() { # a release's folder
   (umask 022; mkdir -p -- "$settings")
