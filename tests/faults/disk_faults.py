@@ -10,6 +10,7 @@ BUILDS = "/opt/llama.cpp"
 JOBS = "/var/lib/llamaherd/jobs"
 OPENCODE = "/etc/opencode"
 UNITS = "/etc/systemd/system"
+ANOTHER_CONTEXT = (("context: 8192", "context: 4096"),)
 ANOTHER_BUILD = (("ccache: true", 'ccache: true\n    cmake: {DISK_FAULT: "1"}'),)
 
 
@@ -88,6 +89,11 @@ def in_a_unit(bed: Bed) -> None:
     fill(bed, UNITS)
 
 
+def in_a_release(bed: Bed) -> None:
+    lay_over(bed, UNITS, "4m")
+    fill(bed, UNITS)
+
+
 def room_for_models(bed: Bed) -> None:
     assert bed.part_bytes() > 5_000_000
     exchange(bed, MODELS)
@@ -106,6 +112,11 @@ def room_for_opencode(bed: Bed) -> None:
 
 
 def room_for_units(bed: Bed) -> None:
+    exchange(bed, UNITS)
+
+
+def room_for_release(bed: Bed) -> None:
+    assert "--ctx-size 8192" in bed.sh("tr '\\0' ' ' < /proc/$(pidof llama-server)/cmdline")
     exchange(bed, UNITS)
 
 
@@ -161,5 +172,16 @@ FAULTS = (
         serving=Serving.ANSWERS,
         says=r"can't write \S+/llama-server@coder\.service: No space left on device: make room",
         mend=room_for_units,
+    ),
+    Fault(
+        "in a release",
+        "disk full",
+        "nothing fits into /etc/systemd/system, and a server is declared with another context",
+        f"{SAYS}which disk, and to make room; the old release serves, untouched",
+        in_a_release,
+        changes=ANOTHER_CONTEXT,
+        serving=Serving.UNTIL_HEALED,
+        says=rf"failed: no space left on {UNITS} \(0 B free\): make room",
+        mend=room_for_release,
     ),
 )
