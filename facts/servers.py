@@ -130,7 +130,7 @@ look() {
   age=$((${up%.*} - $(systemctl show -P ExecMainStartTimestampMonotonic -- "$unit") / 1000000))
   echo "Age=$age"
   # systemd makes this link anew at each start: times of files alone are compared, which a clock
-  # that was set since doesn't part. What is from the future would be newer than every start to come.
+  # that was set since doesn't part. What is from the future would be newer than every start.
   now=$(date +%s) started=$(stat -c %Y "/run/systemd/units/invocation:$unit" 2>/dev/null)
   for path in $known; do
     changed=$(stat -c %Y -- "$path")
