@@ -149,7 +149,9 @@ exec 2>&1; set -eu; export LC_ALL=C
 umask 022
 mkdir -p -- "$(dirname -- {path})"
 umask 077
-new=$(mktemp -- {path}.XXXXXXXX)
+# What a write left that a power cut or a SIGKILL ended; nobody else's files have such a name.
+rm -f -- {path}.llamaherd-????????
+new=$(mktemp -- {path}.llamaherd-XXXXXXXX)
 trap 'rm -f -- "$new"' EXIT
 base64 -d | cat > "$new"
 [ "$(stat -c %s -- "$new")" = {size} ] || {{ echo "the connection broke off"; exit 1; }}

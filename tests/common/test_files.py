@@ -43,6 +43,20 @@ def test_a_file_is_written_with_content_mode_and_parents(file: ManagedFile) -> N
     assert is_current(file, look(path)[file.path])
 
 
+def test_what_an_earlier_write_left_is_swept_up_and_nothing_else(file: ManagedFile) -> None:
+    path = Path(file.path)
+    path.parent.mkdir()
+    left = path.with_name(f"{path.name}.llamaherd-Ab3dEf9h")
+    for name in (left.name, f"{path.name}.original", "other.conf.llamaherd-Ab3dEf9h"):
+        (path.parent / name).write_text("a = 0\n")
+    run(write_command(file))
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [
+        "it's.conf",
+        "it's.conf.original",
+        "other.conf.llamaherd-Ab3dEf9h",
+    ]
+
+
 @settings(max_examples=30)  # each starts shells
 @given(content=st.text(st.characters(exclude_categories=["Cs"]), max_size=300))
 def test_any_text_arrives_byte_for_byte(

@@ -208,7 +208,12 @@ def test_a_bare_host_gets_account_files_and_a_started_server(
         files=(),
     )
     run = converge(monkeypatch, bare)
-    order = ["llama-server.conf.XXXXXXXX", "systemd-sysusers", "systemd-run", "@@llamaherd:status"]
+    order = [
+        "llama-server.conf.llamaherd-XXXXXXXX",
+        "systemd-sysusers",
+        "systemd-run",
+        "@@llamaherd:status",
+    ]
     places = [next(i for i, c in enumerate(run.commands) if text in c) for text in order]
     assert places == sorted(places)
     assert not run.failed
@@ -273,7 +278,7 @@ def test_an_edited_unit_is_written_back_and_reloaded(monkeypatch: pytest.MonkeyP
     edited = ManagedFile("/etc/systemd/system/llama-server@coder.service", "[Service]\n")
     files = (account_file(), edited, *server_files(INSTANCE)[1:])
     run = converge(monkeypatch, OnHost(files=files))
-    assert run.has("llama-server@coder.service.XXXXXXXX")
+    assert run.has("llama-server@coder.service.llamaherd-XXXXXXXX")
     assert run.has("systemctl daemon-reload")
 
 

@@ -200,14 +200,14 @@ def test_a_bare_host_gets_everything_in_an_order_that_works(
     )
     run = converge(monkeypatch, bare, settings)
     order = [
-        "llamaherd-drift.conf.XXXXXXXX",
+        "llamaherd-drift.conf.llamaherd-XXXXXXXX",
         "systemd-sysusers",
         f"systemd-run --quiet --unit=llamaherd-drift-{DIGEST}",
         "ln -sfn",
         "systemd-analyze calendar",
-        "/etc/llamaherd/fleet.yaml.XXXXXXXX",
-        "/etc/llamaherd/known_hosts.XXXXXXXX",
-        "/etc/llamaherd/drift.env.XXXXXXXX",
+        "/etc/llamaherd/fleet.yaml.llamaherd-XXXXXXXX",
+        "/etc/llamaherd/known_hosts.llamaherd-XXXXXXXX",
+        "/etc/llamaherd/drift.env.llamaherd-XXXXXXXX",
         "ssh-keygen",
         "systemctl daemon-reload",
         "systemctl enable",
@@ -223,8 +223,8 @@ def test_the_administrators_own_file_is_never_touched(
 ) -> None:
     files = (ManagedFile(OWN, OWN_CONTENT + "A=b\n", mode="640"),)
     run = converge(monkeypatch, OnHost(files), settings)
-    assert run.has("fleet.yaml.XXXXXXXX")
-    assert not run.has("drift.env.XXXXXXXX")
+    assert run.has("fleet.yaml.llamaherd-XXXXXXXX")
+    assert not run.has("drift.env.llamaherd-XXXXXXXX")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_what_is_off_is_mended_and_nothing_else(
     run = converge(monkeypatch, replace(in_order(settings), **change), settings)
     assert run.has(command)
     assert not run.failed
-    assert not run.has(".XXXXXXXX")
+    assert not run.has(".llamaherd-XXXXXXXX")
 
 
 def test_a_changed_fleet_file_is_brought_along_without_a_restart(
@@ -259,7 +259,7 @@ def test_a_changed_fleet_file_is_brought_along_without_a_restart(
     path = Path(settings.fleet)
     path.write_text(path.read_text() + "# more\n")
     run = converge(monkeypatch, host, settings)
-    assert run.has("/etc/llamaherd/fleet.yaml.XXXXXXXX")
+    assert run.has("/etc/llamaherd/fleet.yaml.llamaherd-XXXXXXXX")
     assert len(run.commands) == 3
 
 
@@ -267,7 +267,7 @@ def test_another_schedule_is_checked_by_systemd_and_takes_effect(
     monkeypatch: pytest.MonkeyPatch, settings: DriftTimerSettings
 ) -> None:
     run = converge(monkeypatch, in_order(settings), replace(settings, schedule="hourly"))
-    order = ["systemd-analyze calendar -- hourly", f"{TIMER}.XXX", "daemon-reload", "restart"]
+    order = ["systemd-analyze calendar -- hourly", f"{TIMER}.llamaherd-XXX", "daemon-reload", "restart"]
     places = [run.place(text) for text in order]
     assert places == sorted(places)
 

@@ -104,7 +104,7 @@ class Run:
             "systemd-run": "job",
             "ln -sfn": "link",
             "debug config": "check",
-            "rm -f -- /home": "remove",
+            " -- rm -f -- /home": "remove",
         }
         return [mark for c in self.commands for text, mark in marks.items() if text in c]
 
