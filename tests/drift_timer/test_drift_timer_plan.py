@@ -267,7 +267,12 @@ def test_another_schedule_is_checked_by_systemd_and_takes_effect(
     monkeypatch: pytest.MonkeyPatch, settings: DriftTimerSettings
 ) -> None:
     run = converge(monkeypatch, in_order(settings), replace(settings, schedule="hourly"))
-    order = ["systemd-analyze calendar -- hourly", f"{TIMER}.llamaherd-XXX", "daemon-reload", "restart"]
+    order = [
+        "systemd-analyze calendar -- hourly",
+        f"{TIMER}.llamaherd-XXX",
+        "daemon-reload",
+        "restart",
+    ]
     places = [run.place(text) for text in order]
     assert places == sorted(places)
 
