@@ -63,8 +63,17 @@ class FailureSummary(BaseStateCallback):
         name = ", ".join(sorted(state.get_op_meta(op_hash).names))
         # pyinfra keeps a command's output only after this callback.
         _outputs[host.name] = state.get_op_data_for_host(host, op_hash).operation_meta
-        reasons = _reasons.get(host.name, ())
+        reasons = _reasons.get(host.name) or _lost(host)
         _failures.setdefault(host.name, Failure(host.name, name, "; ".join(reasons), reasons))
+
+
+def _lost(host: Host) -> tuple[str, ...]:
+    """The reason of a failure that nobody has told one of, where the connection has broken."""
+    client = getattr(host.connector, "client", None)
+    transport = None if client is None else client.get_transport()
+    if transport is None or transport.is_active():
+        return ()
+    return ("lost the connection: run again",)
 
 
 def failures() -> tuple[Failure, ...]:

@@ -238,7 +238,10 @@ class Bed:
 
     def boot(self) -> None:
         """The host comes back with the files that it had."""
-        self.site.lab = machines.boot(self.site.lab)
+        try:
+            machines.boot(self.site.lab)
+        finally:
+            self.site.lab = machines.load(self.site.lab.name)
 
     @contextlib.contextmanager
     def cut_off(self) -> Iterator[None]:
@@ -353,6 +356,11 @@ class Held:
             "cut -d ' ' -f 1); do systemctl kill --signal=KILL $u; done"
         )
         wait(lambda: not self.bed.job(""), "the end of the jobs")
+
+    def forget(self) -> None:
+        """On a host that is off: after the boot nothing stands still any more."""
+        upper = self.bed.site.lab.directory / "upper"
+        (upper / self.path.removeprefix("/")).unlink()
 
     def release(self) -> None:
         """Let it go on, and nothing stand still any more."""

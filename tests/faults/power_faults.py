@@ -16,12 +16,13 @@ GROUP = "host powered off"
 def power_cut_at(
     bed: Bed, hold: Callable[[], AbstractContextManager[Held]], seconds: float = 120
 ) -> Iterator[None]:
-    """The power goes when a command stands still; the body runs while the host is booted again."""
+    """The power goes when a command stands still; the body runs when the host is up again."""
     with hold() as held:
         run = bed.start()
         held.wait(seconds)
         bed.cut_power()
         run.kill()
+        held.forget()
         bed.boot()
         yield
 
