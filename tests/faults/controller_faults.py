@@ -20,7 +20,7 @@ RATE = 12_000_000
 ANOTHER_BUILD = (("ccache: true", 'ccache: true\n    cmake: {FAULT: "1"}'),)
 """Another build of the same sources: nearly all of it comes out of ccache."""
 
-ANOTHER_CONTEXT = (("context: 8192", "context: 4096"),)
+ANOTHER_CONTEXT = (("context: 8192", "context: 8448"),)
 """Another unit, and other configurations of the clients."""
 
 
