@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from converge_support import DEFAULTS, MODELS, Site, changed, converged
+
+from deploys.llama_server.release import render_check
+from deploys.llama_server.unit import Instance
+from inventories.fleet import load_fleet
+from inventories.lock import read_lock
+from inventories.resolve import resolve_host
 
 pytestmark = pytest.mark.lab
 
@@ -62,6 +70,41 @@ def test_what_answered_is_kept_with_all_that_makes_it(site: Site) -> None:
     assert site.ssh(f"stat -c %a {STORE} {STORE}/{release} {STORE}/{release}/etc/api-key") == (
         "700\n700\n600"
     )
+
+
+def gpu_check(site: Site, action: str, nvidia_smi: str) -> str:
+    """What the check of a CUDA build says of the running server; nvidia-smi is a stand-in."""
+    lock = read_lock(site.fleet)
+    assert lock is not None
+    settings = resolve_host(load_fleet(site.fleet), lock, "box")
+    server = replace(settings.servers[0], gpus=("0",))
+    binary = site.ssh(f"head -n 1 {STORE}/current/uses") + "/bin/llama-server"
+    model = settings.model(server.model)
+    check = render_check(Instance(server, model, binary, frozenset(), gpu=True, api_key="x"))
+    put = "base64 -d > /run/{}".format
+    pid = "$(systemctl show -P MainPID llama-server@coder)"
+    answer = f"#!/bin/sh\necho {nvidia_smi}\n" if nvidia_smi else "#!/bin/sh\n"
+    for name, text in (("check", check), ("nvidia-smi", answer)):
+        site.ssh(f"echo {base64.b64encode(text.encode()).decode()} | {put(name)}")
+    site.ssh("chmod +x /run/nvidia-smi")
+    return site.ssh(f"export PID={pid} PATH=/run:$PATH; sh /run/check {action} && echo well")
+
+
+def test_layers_that_are_not_on_the_gpu_are_noticed(site: Site) -> None:
+    # The model's file has 93 MiB: half of that must be in the card's memory.
+    assert gpu_check(site, "answers 60", "$PID, 98") == "well"
+    assert gpu_check(site, "answers 60", "$PID, 3") == (
+        "it computes on the processor: it has 3 MiB of the GPU's memory, its layers need 46"
+    )
+    alone = "it computes on the processor: its process is on no GPU"
+    assert gpu_check(site, "answers 60", "1, 98") == alone
+    assert gpu_check(site, "answers 60", "$PID, [N/A]") == alone
+    assert gpu_check(site, "answers 60", "") == alone
+
+
+def test_a_build_that_sees_no_gpu_is_told_before_anything_is_stopped(site: Site) -> None:
+    said = gpu_check(site, "devices", "")
+    assert "sees no CUDA device (--list-devices): mend the driver (nvidia-smi)" in said
 
 
 def test_a_second_good_release_keeps_the_first_one_beside_it(site: Site) -> None:
