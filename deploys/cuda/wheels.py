@@ -154,7 +154,8 @@ have() { [ -f "$1" ] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status
 
 root=@ROOT@ staging=@STAGING@
 mkdir -p @PARENT@ "$staging/wheels"
-exec 9> @PARENT@/.lock
+mkdir -p /run/llamaherd
+exec 9> /run/llamaherd/cuda.lock
 flock 9
 
 # gcc makes the stub below, and is nvcc's own host compiler.

@@ -50,7 +50,8 @@ completes() { # the body of a request
 }
 on_gpu() { # MiB of the GPU's memory that its layers take at least
   # A router's models are in processes of their own, below it.
-  pids=$(cat "/sys/fs/cgroup$(systemctl show -P ControlGroup -- "$unit")/cgroup.procs")
+  pids=$(systemctl show -P MainPID -- "$unit"
+    cat "/sys/fs/cgroup$(systemctl show -P ControlGroup -- "$unit")/cgroup.procs" 2>/dev/null)
   start=$(systemctl show -P InvocationID -- "$unit")
   # Older builds say it in their log; newer ones say nothing unless they are told to.
   said=$(journalctl --no-pager -o cat _SYSTEMD_INVOCATION_ID="$start" 2>/dev/null |

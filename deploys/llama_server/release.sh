@@ -24,6 +24,7 @@ place() { # a file of a release, where it has to lie; replaced at one blow
 }
 put() { # a release's folder
   (umask 022; mkdir -p -- "$settings")
+  rm -f -- "$settings"/*.new "$units/$unit.new" # of a host that went down in the middle
   for name in @{names}; do
     if [ -e "$1/etc/$name" ]; then place "$1/etc/$name" "$settings/$name"
     else rm -f -- "$settings/$name"; fi
