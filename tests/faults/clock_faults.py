@@ -6,11 +6,13 @@ curl, apt-get) are told another time by libfaketime, and files are dated by touc
 
 from __future__ import annotations
 
+import os
 import shlex
 import ssl
 import subprocess
 from pathlib import Path
 
+import requests
 from converge_support import changed
 from downloads import HUB_ROOT
 from fault import SAYS, Fault, Serving
@@ -51,7 +53,11 @@ def https_hub(bed: Bed) -> str:
     bed.undo.append("rm -f /usr/local/share/ca-certificates/lab.crt; update-ca-certificates")
     text = shlex.quote(authority.read_text())
     bed.sh(f"echo {text} > /usr/local/share/ca-certificates/lab.crt; update-ca-certificates")
-    bed.site.environment["REQUESTS_CA_BUNDLE"] = str(authority)
+    before = os.environ.get("REQUESTS_CA_BUNDLE", requests.certs.where())
+    bundle = bed.folder / "bundle.crt"
+    bundle.write_text(Path(before).read_text() + authority.read_text())
+    bed.site.environment["REQUESTS_CA_BUNDLE"] = str(bundle)
+    bed.lent.callback(bed.site.environment.update, {"REQUESTS_CA_BUNDLE": before})
     hub = Hub(HUB_ROOT, bind=str(bed.hub.server_address[0]))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)

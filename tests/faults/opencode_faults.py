@@ -37,7 +37,8 @@ def link_to(target: str) -> Callable[[Bed], None]:
     def carry_out(bed: Bed) -> None:
         if target.startswith("/home/other"):
             bed.undo.append("userdel -r other")
-            shell(f"useradd -m other; echo '{{}}' > {target}; chown other {target}")(bed)
+            shell("useradd -m other; chmod 755 /home/other")(bed)
+            shell(f"echo '{{}}' > {target}; chown other {target}")(bed)
         bed.notes["linked"] = bed.sh(f"sha256sum {target}; stat -c '%a %U' {target}")
         shell(f"rm {CONFIG}; ln -s {target} {CONFIG}")(bed)
 

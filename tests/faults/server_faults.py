@@ -24,6 +24,9 @@ def released(misbehaviour: str) -> Callable[[Bed], None]:
     """The fleet file names a build that goes wrong so; it has ten seconds to become ready."""
 
     def carry_out(bed: Bed) -> None:
+        bed.undo.append(
+            "grep -l MISBEHAVIOUR /opt/llama.cpp/*/manifest.json | xargs -r dirname | xargs rm -rf"
+        )
         archive = bed.folder / "misbehaving.tar.gz"
         with tarfile.open(archive, "w:gz") as tar:
             tar.add(PROJECT, "project")
