@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from controller_faults import RATE, compiling
+from controller_faults import ANOTHER_CONTEXT, RATE, compiling
 from fault import SAYS, Fault, Serving
 from fault_bed import MODELS, Bed, Running, wait
 
@@ -12,7 +12,6 @@ BUILDS = "/opt/llama.cpp"
 JOBS = "/var/lib/llamaherd/jobs"
 OPENCODE = "/etc/opencode"
 UNITS = "/etc/systemd/system"
-ANOTHER_CONTEXT = (("context: 8192", "context: 4096"),)
 ANOTHER_BUILD = (("ccache: true", 'ccache: true\n    cmake: {DISK_FAULT: "1"}'),)
 
 
@@ -91,7 +90,11 @@ def in_a_unit(bed: Bed) -> None:
     fill(bed, UNITS)
 
 
+ARGUMENTS = "tr '\\0' ' ' < /proc/$(systemctl show -P MainPID llama-server@coder)/cmdline"
+
+
 def in_a_release(bed: Bed) -> None:
+    bed.notes["arguments"] = bed.sh(ARGUMENTS)
     lay_over(bed, UNITS, "4m")
     fill(bed, UNITS)
 
@@ -118,7 +121,7 @@ def room_for_units(bed: Bed) -> None:
 
 
 def room_for_release(bed: Bed) -> None:
-    assert "--ctx-size 8192" in bed.sh("tr '\\0' ' ' < /proc/$(pidof llama-server)/cmdline")
+    assert bed.sh(ARGUMENTS) == bed.notes["arguments"]
     exchange(bed, UNITS)
 
 
