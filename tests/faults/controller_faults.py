@@ -20,8 +20,8 @@ RATE = 12_000_000
 ANOTHER_BUILD = (("ccache: true", 'ccache: true\n    cmake: {FAULT: "1"}'),)
 """Another build of the same sources: nearly all of it comes out of ccache."""
 
-ANOTHER_CONTEXT = (("context: 8192", "context: 8448"),)
-"""Another unit, and other configurations of the clients."""
+ANOTHER_UNIT = (("context: 8192", "context: 8192, metrics: true"),)
+"""The same server with another argument: another unit, and so another release."""
 
 
 # --- at the boundaries ---------------------------------------------------------------------
@@ -326,7 +326,7 @@ FAULTS = (
         "SIGKILL of the controller and of its job, before a changed unit gets its name",
         "the unit is the whole old one; the next converge writes it and restarts",
         in_a_unit_write,
-        changes=ANOTHER_CONTEXT,
+        changes=ANOTHER_UNIT,
         serving=Serving.ANSWERS,
     ),
     Fault(
@@ -336,7 +336,7 @@ FAULTS = (
         "the job restarts it, asks it and keeps it; the next converge finds nothing to do",
         at_a_restart,
         quick=True,
-        changes=ANOTHER_CONTEXT,
+        changes=ANOTHER_UNIT,
         serving=Serving.ANSWERS,
     ),
     Fault(
@@ -346,7 +346,7 @@ FAULTS = (
         "the old process serves on; the next converge sees that it is old, and restarts it",
         before_a_restart,
         quick=True,
-        changes=ANOTHER_CONTEXT,
+        changes=ANOTHER_UNIT,
         serving=Serving.ANSWERS,
     ),
     Fault(
@@ -355,7 +355,7 @@ FAULTS = (
         "SIGKILL while the server starts with its new unit",
         "the start goes on without the controller; the next converge finds it well",
         in_a_restart,
-        changes=ANOTHER_CONTEXT,
+        changes=ANOTHER_UNIT,
         serving=Serving.DOWN,
     ),
     Fault(

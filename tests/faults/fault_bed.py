@@ -38,7 +38,7 @@ _WRAPPER = r"""#!/bin/sh
 # Laid by a fault: stands still where the arguments say so.
 case " $* " in
 *PATTERN*)
-  mkdir -p HELD; echo $$ > HELD/NAME.held
+  echo $$ > HELD/NAME.held
   while [ ! -e HELD/NAME.go ]; do sleep 0.05; done;;
 esac
 exec REAL "$@"
@@ -154,7 +154,9 @@ class Bed:
         text = _WRAPPER.replace("PATTERN", pattern).replace("HELD", HELD)
         text = text.replace("NAME", command).replace("REAL", real)
         self.sh(
-            f"rm -rf {HELD}; printf %s {shlex.quote(text)} > {hold.path}.new; "
+            # Whoever runs it says there that it stands.
+            f"rm -rf {HELD}; mkdir -m 1777 {HELD}; "
+            f"printf %s {shlex.quote(text)} > {hold.path}.new; "
             f"chmod 755 {hold.path}.new; mv {hold.path}.new {hold.path}"
         )
         try:
@@ -166,14 +168,12 @@ class Bed:
     def held_dpkg(self) -> Iterator[Held]:
         """dpkg stands still when it has unpacked packages and configured none of them."""
         hold = Held(self, "dpkg", "/etc/dpkg/dpkg.cfg.d/fault")
-        hook = (
-            f"mkdir -p {HELD}; echo $$ > {HELD}/dpkg.held; "
-            f"while [ ! -e {HELD}/dpkg.go ]; do sleep 0.05; done"
-        )
+        hook = f"echo $$ > {HELD}/dpkg.held; while [ ! -e {HELD}/dpkg.go ]; do sleep 0.05; done"
         script = f'#!/bin/sh\n[ "$DPKG_HOOK_ACTION" = unpack ] || exit 0\n{hook}\n'
         path = "/root/dpkg-hook"
         self.sh(
-            f"rm -rf {HELD}; printf {shlex.quote(script)} > {path}; chmod 755 {path}; "
+            f"rm -rf {HELD}; mkdir -m 1777 {HELD}; "
+            f"printf {shlex.quote(script)} > {path}; chmod 755 {path}; "
             f"echo post-invoke={path} > {hold.path}"
         )
         try:

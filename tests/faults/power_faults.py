@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from controller_faults import ANOTHER_BUILD, ANOTHER_CONTEXT, RATE, compiling
+from controller_faults import ANOTHER_BUILD, ANOTHER_UNIT, RATE, compiling
 from fault import Fault, Serving
 from fault_bed import MODELS, SERVER, Bed, Held, wait
 
@@ -139,7 +139,7 @@ FAULTS = (
         "the old unit serves after the boot; the next converge writes, restarts and sweeps up",
         in_a_unit_write,
         quick=True,
-        changes=ANOTHER_CONTEXT,
+        changes=ANOTHER_UNIT,
         serving=Serving.DOWN,
     ),
     Fault(
@@ -148,7 +148,7 @@ FAULTS = (
         "the host loses its power while the server starts with its new unit",
         "it starts at boot; the next converge finds it as declared, or makes it so",
         in_a_restart,
-        changes=ANOTHER_CONTEXT,
+        changes=ANOTHER_UNIT,
         serving=Serving.DOWN,
     ),
     Fault(
