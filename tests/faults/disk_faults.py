@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from controller_faults import ANOTHER_CONTEXT, RATE, compiling
+from controller_faults import ANOTHER_UNIT, RATE, compiling
 from fault import SAYS, Fault, Serving
 from fault_bed import MODELS, Bed, Running, wait
 
@@ -184,7 +184,7 @@ FAULTS = (
         "nothing fits into /etc/systemd/system, and a server is declared with another context",
         f"{SAYS}which disk, and to make room; the old release serves, untouched",
         in_a_release,
-        changes=ANOTHER_CONTEXT,
+        changes=ANOTHER_UNIT,
         serving=Serving.UNTIL_HEALED,
         says=rf"failed: no space left on {UNITS} \(0 B free\): make room",
         mend=room_for_release,
