@@ -19,14 +19,14 @@ from llamaherd.arguments import CommandError, problem_document
 from schemas.problems import ProblemsError
 
 COMMANDS = (
-    *("validate", "show", "lock", "plan", "verify", "rollback"),
+    *("validate", "show", "lock", "plan", "verify", "rollback", "prune"),
     *("drift", "onboard", "fit", "models"),
 )
 """One module of this package each: ``add_parser(subparsers)`` sets ``func``, a ``run(args)``."""
 
 INTERRUPTED = 130
 
-_ELSEWHERE = {name: f"llamaherd.{name}.command" for name in ("drift", "onboard", "plan")}
+_ELSEWHERE = {name: f"llamaherd.{name}.command" for name in ("drift", "onboard", "plan", "prune")}
 
 
 class Parser(argparse.ArgumentParser):

@@ -41,6 +41,8 @@ TOOLKIT = {
 }
 """A toolkit's packages: the distribution's as seen on Debian 12, the vendor's as an estimate."""
 
+ROOM = "make room there (llamaherd prune shows what nothing needs any more)"
+
 
 @dataclass(frozen=True)
 class Need:
@@ -111,7 +113,7 @@ def _mount(path: str, facts: SystemState) -> str:
 def _short(mount: str, free: int, needs: tuple[Need, ...]) -> Change:
     if not needs:
         summary = f"{mount} has {human_bytes(free)} left, at least {human_bytes(MARGIN)} are needed"
-        return Change("declared", mount, summary, remedy="make room there")
+        return Change("declared", mount, summary, remedy=ROOM)
     sizes: dict[str, int] = {}
     for need in needs:
         sizes[need.what] = sizes.get(need.what, 0) + need.size
@@ -122,7 +124,7 @@ def _short(mount: str, free: int, needs: tuple[Need, ...]) -> Change:
         f"stay free, it has {human_bytes(free)}"
     )
     smaller = ", or choose a smaller quant" if sizes.get("models", 0) * 2 > total else ""
-    return Change("declared", mount, summary, remedy=f"make room there{smaller}")
+    return Change("declared", mount, summary, remedy=f"{ROOM}{smaller}")
 
 
 def _models(settings: HostSettings, facts: SystemState) -> Iterator[Need]:

@@ -87,6 +87,13 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     (r"llamaherd lock --update \S+", By(f"{LOCK}test_a_pin_stays_until_it_is_updated")),
     (r"llamaherd models", Run()),
     (r"llamaherd plan", Run()),
+    (r"llamaherd prune", Run()),
+    (
+        r"llamaherd prune .*--yes",
+        By(
+            "tests/prune/test_prune_lab.py::test_what_no_release_uses_any_more_goes_and_nothing_else"
+        ),
+    ),
     (r"llamaherd rollback .*", By(f"{RELEASES}test_rollback_swaps_the_two_and_goes_back_again")),
     (r"llamaherd models --about NAME", Run((("NAME", "glm-4.7-flash"),))),
     (
@@ -186,7 +193,8 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     (r"nvidia-smi (-L|-i N -mig 0)", Foreign("the NVIDIA driver's")),
     (r"(nvidia-smi|curl) exited \d+.*", Foreign("words of a message, no command")),
     (r"(dkms status|apt-mark hold|dmesg \| grep -i nvidia)", Foreign("of a host with the driver")),
-    (r"(update-initramfs -u|mokutil .*|modprobe nvidia)", Foreign("of a host with the driver")),
+    (r"(update-initramfs -u|mokutil .*|modprobe .*)", Foreign("of a host with the driver")),
+    (r"systemctl stop 'llama-server@\*'", Foreign("ends every server of a host with the driver")),
     (r"timedatectl set-ntp true", Foreign("sets a real machine's clock")),
     (
         r"chown NAME( FILE)?",

@@ -71,7 +71,8 @@ def told(settings: HostSettings, facts: SystemState) -> list[str]:
 def test_nothing_to_bring_needs_the_margin_alone_and_only_where_it_always_does() -> None:
     assert told(HOST, state(MARGIN)) == []
     assert told(HOST, state(MARGIN - 1)) == [
-        "/ has 1024.0 MiB left, at least 1.0 GiB are needed: make room there"
+        "/ has 1024.0 MiB left, at least 1.0 GiB are needed: make room there "
+        "(llamaherd prune shows what nothing needs any more)"
     ]
     assert told(HOST, state(models=0)) == []
 
@@ -83,7 +84,8 @@ def test_models_count_on_the_file_system_that_they_go_to() -> None:
     assert told(settings, state(free=2 * GIB, models=21 * GIB)) == []
     assert told(settings, state(models=21 * GIB - 1)) == [
         f"20.0 GiB are to come to {MODELS} (models 20.0 GiB) and 1.0 GiB must stay free, "
-        "it has 21.0 GiB: make room there, or choose a smaller quant"
+        "it has 21.0 GiB: make room there (llamaherd prune shows what nothing needs any more), "
+        "or choose a smaller quant"
     ]
 
 

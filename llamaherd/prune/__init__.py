@@ -1,0 +1,1 @@
+"""``llamaherd prune``: removes what no release, setting or process of a host needs any more."""
