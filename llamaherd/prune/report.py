@@ -51,7 +51,9 @@ class HostPrune:
 
     @property
     def size(self) -> int:
-        """Bytes that are, or would be, free again."""
+        """Bytes that are, or would be, free again; none where the host refused."""
+        if self.refusal:
+            return 0
         return sum(item.size for item in self.unused if item.path not in self.left)
 
     @property

@@ -48,7 +48,8 @@ def render_prune(prune: Prune, *, width: int = 80) -> str:
 
 
 def _host(host: HostPrune, width: int) -> str:
-    lines = [f"{printable(host.name)}: {_STATES[host.state]}"]
+    total = f" ({human_bytes(host.size)})" if host.size else ""
+    lines = [f"{printable(host.name)}: {_STATES[host.state]}{total}"]
     for item in host.unused:
         lines += _put(item.path, width, f"  {human_bytes(item.size):>10}  ")
         left = host.left.get(item.path)

@@ -63,7 +63,7 @@ def test_a_person_sees_what_how_much_and_why_within_80_columns() -> None:
     assert max(map(len, text.splitlines())) <= 80
     flat = " ".join(text.split())
     assert text.startswith("gpu-01: nothing is unused")
-    assert f"1.0 GiB {BUILD} {WHY}" in flat
+    assert f"gpu-02: unused (17.0 GiB) 1.0 GiB {BUILD} {WHY}" in flat
     assert "left alone: /opt/llama.cpp/theirs: not ours" in flat
     assert "2 builds stay (1.0 GiB)" in flat
     assert "left: it has come into use" in flat
