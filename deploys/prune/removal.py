@@ -39,9 +39,9 @@ needed() {
   }
 }
 
-# plain PATH: below one of our places, with no link on the way and no way out.
+# plain PATH: below one of our places, and none itself, with no link on the way and no way out.
 plain() {
-  case $1 in *//*|*/./*|*/../*|*/.|*/..) return 1 ;; esac
+  case $1 in *//*|*/./*|*/../*|*/.|*/..|*/|@PLACES@) return 1 ;; esac
   at=$1
   while :; do
     [ ! -L "$at" ] || return 1

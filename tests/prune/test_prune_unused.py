@@ -23,7 +23,7 @@ from prune_support import (
 )
 
 from deploys.prune.removal import RefusedError
-from deploys.prune.unused import UnknownNeedsError, judge
+from deploys.prune.unused import Item, UnknownNeedsError, judge
 from inventories.settings import Artifact, CudaSettings
 
 OLD = "b8000-1111111-aaaaaaaaaaaa"
@@ -311,3 +311,31 @@ def test_names_with_spaces_and_shell_words_are_names(host: Sandbox) -> None:
     assert [item.path for item in judgement.unused] == [odd]
     assert host.remove(judgement.unused) == {odd: ""}
     assert host.there(used)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/srv/stranger",
+        "/opt/stranger",
+        "/opt/llama.cpp",
+        f"{MODELS}/../../../../srv/stranger",
+        f"{MODELS}//x/../../../../../srv/stranger",
+    ],
+)
+def test_the_host_itself_refuses_what_lies_elsewhere(host: Sandbox, path: str) -> None:
+    host.write("/srv/stranger")
+    host.write("/opt/stranger")
+    host.model(OLD_MODEL)
+    entry = host.look().entries[OLD_MODEL]
+    items = (
+        Item("model", path, 1, "", files=((path, entry),), folders=(folder(path),)),
+        Item("work", path, 1, "", tree=True),
+    )
+    assert "has changed" in host.remove(items)[path]
+    assert all(map(host.there, ("/srv/stranger", "/opt/stranger", OLD_MODEL)))
+
+
+def test_a_name_that_would_be_two_lines_is_refused(host: Sandbox) -> None:
+    with pytest.raises(ValueError, match="control character"):
+        host.remove((Item("work", "/opt/llama.cpp/.work-a\n/etc", 1, "", tree=True),))
