@@ -104,7 +104,8 @@ in_use() {{
   grep -azHoE '({_WORD})/{_REST}' /proc/[0-9]*/cmdline | tr '\0' '\n'
   grep -rHoE '({_WORD})/{_REST}' {_NAMED_IN}
 }}
-in_use 2>/dev/null | grep -E ':({_WORD})/' | sort -u
+# This command's own text names patterns, and no path.
+in_use 2>/dev/null | grep -E ':({_WORD})/' | grep -vE '^/proc/[0-9]+/cmdline:.*[*]' | sort -u
 """
 """POSIX shell that prints ``WHO:PATH`` for whatever is in use below PLACES. What it is told on its
 own command line it would find there: paths have to come another way."""
