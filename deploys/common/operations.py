@@ -23,6 +23,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from deploys.common.changes import Change, listened
 from deploys.common.claims import ClaimError, claim
+from deploys.common.shell import WordError
 from deploys.common.summary import record_failure
 from facts.system import System, SystemState
 from inventories.settings import HostSettings, ProxySettings, from_data
@@ -57,6 +58,8 @@ def host_operation(
 ) -> PyinfraOperation[P]:
     """A pyinfra operation in which a raised :class:`HostError` fails this host and no other.
 
+    So does a setting that can't be made a shell word (:class:`deploys.common.shell.WordError`).
+
     Before its first command runs, this run claims the host (:mod:`deploys.common.claims`).
     """
 
@@ -64,6 +67,10 @@ def host_operation(
     def guarded(*args: P.args, **kwargs: P.kwargs) -> Commands:
         try:
             yield from _claimed(function, *args, **kwargs)
+        except WordError as error:
+            if listened():
+                raise HostError(f"refused: {error}") from error
+            yield from fail(f"refused: {error}")
         except HostError as error:
             if listened():
                 raise

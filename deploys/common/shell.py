@@ -7,15 +7,19 @@ import json
 import shlex
 
 
+class WordError(ValueError):
+    """A value that no shell word of ours may hold; the message shows it and says why."""
+
+
 def word(value: object) -> str:
     """``value`` as one POSIX shell word.
 
-    Refuses (ValueError) what no name, path or setting of ours holds and what could end a line or
+    Refuses (WordError) what no name, path or setting of ours holds and what could end a line or
     a string in another program: control characters, newlines and NUL among them.
     """
     text = str(value)
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise ValueError(f"{text!r} holds a control character")
+        raise WordError(f"{text!r} holds a control character")
     return shlex.quote(text)
 
 
@@ -28,12 +32,14 @@ def operand(value: object) -> str:
     """Like :func:`word`, for places where a leading dash would make an option of a name."""
     text = str(value)
     if text.startswith("-"):
-        raise ValueError(f"{text!r} would be taken for an option")
+        raise WordError(f"{text!r} would be taken for an option")
     return word(text)
 
 
 def script_word(script: str) -> str:
-    """A script of ours as one shell word; unlike :func:`word` it may hold newlines."""
+    """A script of ours as one shell word; unlike :func:`word` it may hold newlines, but no NUL."""
+    if "\0" in script:
+        raise WordError("a script holds a NUL, where it would end")
     return "'" + script.replace("'", "'\"'\"'") + "'"
 
 

@@ -125,4 +125,4 @@ def fleet_files(fleet: str, lock: str) -> tuple[ManagedFile, ...]:
 
 def publish_file() -> ManagedFile:
     """The script that brings a check's files to where the fleet file wants them."""
-    return ManagedFile(PUBLISH, _template("publish.sh"), mode="755")
+    return ManagedFile(PUBLISH, _template("publish.sh"), mode="600")

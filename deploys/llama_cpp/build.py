@@ -58,6 +58,9 @@ def machine(facts: SystemState) -> Machine:
     return Machine(facts.platform, facts.architecture, facts.cpu, tuple(sorted(found)))
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
 class BuildError(ValueError):
     """These settings make no build on this machine; the message names the setting to change."""
 
@@ -94,6 +97,10 @@ class Build:
 
 def plan_build(settings: LlamaCppSettings, cuda: CudaSettings, machine: Machine) -> Build:
     """The build that these settings make on that machine; BuildError when they make none."""
+    # They become names of files.
+    for setting, name in (("commit", settings.commit), *(("targets", t) for t in settings.targets)):
+        if not _NAME.fullmatch(name):
+            raise BuildError(f"llama_cpp.{setting}: {name!r} is no name: write letters and digits")
     definitions = cmake_definitions(settings, cuda, machine)
     targets = _targets(settings)
     inputs = {
@@ -323,8 +330,8 @@ if [ -x bin/llama-server ] && ldd bin/llama-server | grep -q 'not found'; then
   # Without a driver a CUDA build can't start here; with one it must.
   ldd bin/llama-server | grep 'not found' | grep -v 'libcuda\\.so\\.1' && exit 1
 elif [ -x bin/llama-server ]; then
-  bin/llama-server --version 2>&1 | grep -F '(build {number}, commit {commit})' ||
-    bin/llama-server --version 2>&1 | grep -F '{number} ({commit}'
+  bin/llama-server --version 2>&1 | grep -F {word(f"(build {number}, commit {commit})")} ||
+    bin/llama-server --version 2>&1 | grep -F {word(f"{number} ({commit}")}
   bin/llama-server --help > help.txt 2>&1
 fi
 options=$(grep -oE -e '--[a-z][a-z0-9-]+' help.txt 2>/dev/null | sort -u | tr '\\n' ' ' || :)

@@ -95,12 +95,18 @@ def rollback_job(server: str) -> Job:
 
 
 def uses(instance: Instance) -> tuple[str, ...]:
-    """What a release needs beside its own files: its build's folder, its models' files."""
+    """What a release needs beside its own files: its build's folder, its models' files.
+
+    Raises WordError for a name that would be two lines of the list.
+    """
     models = [instance.model, *instance.models]
     if instance.draft is not None:
         models.append(instance.draft)
     build = posixpath.dirname(posixpath.dirname(instance.binary))
-    return (build, *dict.fromkeys(path for model in models for path in _paths(model)))
+    found = (build, *dict.fromkeys(path for model in models for path in _paths(model)))
+    for path in found:
+        operand(path)
+    return found
 
 
 def _paths(model: ModelSettings) -> Iterator[str]:

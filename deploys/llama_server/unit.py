@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+import re
 import string
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -289,10 +290,16 @@ def extra_arguments(server: ServerSettings) -> list[str]:
     return list(server.extra_args)
 
 
-def systemd_word(value: str) -> str:
-    """One word of an ``Exec`` line: quoted, specifiers and variables taken literally."""
+def systemd_text(value: str) -> str:
+    """Text within one line of a unit, specifiers taken literally; ServerError for more lines."""
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
         raise ServerError(f"{value!r} holds a control character")
+    return value.replace("%", "%%")
+
+
+def systemd_word(value: str) -> str:
+    """One word of an ``Exec`` line: quoted, specifiers and variables taken literally."""
+    systemd_text(value)
     text = value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     plain = text == value and value and not any(character in value for character in " \t'\"")
     return value if plain else f'"{text}"'
@@ -394,12 +401,13 @@ def _render_unit(instance: Instance, environment: Mapping[str, str]) -> str:
     text = server_template("llama-server.service").substitute(
         mark=MARK,
         name=server.name,
-        title=_title(instance).replace("%", "%%"),
+        title=systemd_text(_title(instance)),
         environment="\n".join(
             f"Environment={systemd_word(f'{name}={value}')}" for name, value in environment.items()
         ),
         credentials="\n".join(
-            f"LoadCredential={name}:{path}" for name, path in _credentials(instance).items()
+            f"LoadCredential={name}:{systemd_text(path)}"
+            for name, path in _credentials(instance).items()
         ),
         before="\n".join(_before(instance)),
         command=_command(instance),
@@ -549,18 +557,24 @@ def _without_gaps(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+# As the fleet file's schema has it: it becomes names of units and folders.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
 def server_files(instance: Instance) -> tuple[ManagedFile, ...]:
     """A server's files: unit, readiness script, and what its settings want besides; keys last."""
     name = instance.server.name
+    if not _NAME.fullmatch(name):
+        raise ServerError(f"servers.{name!r}: this is no name of a server")
     folder = f"{SETTINGS}/{name}"
     files = [
         ManagedFile(f"{UNITS}/{unit_name(name)}", render_unit(instance)),
-        ManagedFile(f"{folder}/wait-ready", render_wait_ready(instance), mode="755"),
+        ManagedFile(f"{folder}/wait-ready", render_wait_ready(instance), mode="600"),
     ]
     if instance.server.models:
         files.append(ManagedFile(f"{folder}/models.ini", render_preset(instance)))
     if instance.server.slot_save:
-        files.append(ManagedFile(f"{folder}/slots", render_slots(instance), mode="755"))
+        files.append(ManagedFile(f"{folder}/slots", render_slots(instance), mode="600"))
     if instance.api_key is not None:
         key = f"{instance.api_key}\n"
         files.append(ManagedFile(f"{folder}/api-key", key, mode="600", secret=True))
