@@ -1,7 +1,10 @@
 """A server's state is read off its unit and its process, never off what we wrote."""
 
 import shlex
+import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from pyinfra.api.exceptions import FactProcessError
@@ -117,3 +120,42 @@ def test_of_the_libraries_that_were_replaced_under_a_process_nvidias_count() -> 
         ["@@llamaherd:server x", *UNIT, *done.stdout.splitlines()]
     ).servers.values()
     assert len(server.replaced_libraries) == 3
+
+
+def test_a_library_replaced_under_a_real_process_is_seen(tmp_path: Path) -> None:
+    """Another library of this machine's stands in for the driver's."""
+    library = tmp_path / "libcuda.so.580.65.06"
+    own = next(
+        line.split()[-1]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if "/libm.so" in line or "/libc.so" in line
+    )
+    shutil.copy(own, library)
+    # Loaded on top of itself, the C library would only crash the process: map it, no more.
+    program = (
+        "import mmap, sys, time; f = open(sys.argv[1], 'rb'); "
+        "m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); print(flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, library], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert replaced(process.pid) == []
+        shutil.copy(own, tmp_path / "new")
+        (tmp_path / "new").replace(library)
+        assert replaced(process.pid) == [f"Replaced={library}"]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def replaced(pid: int) -> list[str]:
+    """What the fact's own line tells of a process."""
+    script = shlex.split(LlamaServers().command(names=["coder"]))[2]
+    (line,) = [line for line in script.splitlines() if "Replaced" in line]
+    return subprocess.run(
+        ["sh", "-c", line.replace("$maps", f"/proc/{pid}/maps")],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
