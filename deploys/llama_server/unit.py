@@ -189,6 +189,7 @@ def render_preset(instance: Instance) -> str:
         values = _model_values(instance, server, by_name[server.model])
         values["--load-on-startup"] = server.load_on_startup or None
         _require_known(instance, values)
+        systemd_text(server.model)  # a name of two lines would be two lines of the file
         sections[server.model] = values
     try:
         return f"{MARK}: the next converge undoes changes here.\n{preset(sections)}"

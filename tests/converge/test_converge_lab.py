@@ -1,4 +1,4 @@
-"""A converge that is repeated, cut off, or meets an unreachable host; and where secrets are not."""
+"""A converge that is repeated, cut off, or meets an unreachable host."""
 
 from __future__ import annotations
 
@@ -87,29 +87,6 @@ def test_ctrl_c_exits_130_and_says_that_jobs_go_on(site) -> None:
     assert process.returncode == 130, output
     assert "attach" in output
     assert "Traceback" not in output
-
-
-def test_the_key_is_on_the_host_in_root_only_files_and_nowhere_else(site) -> None:
-    held = site.ssh(
-        f"grep -rlsF --exclude-dir=proc --exclude-dir=sys -- {site.key} / 2>/dev/null"
-    ).splitlines()
-    assert set(held) == {
-        "/etc/llama-server/coder/api-key",
-        "/home/dev/.claude/llamaherd.key",
-        "/home/dev/.config/opencode/llamaherd/llama.cpp.key",
-        "/run/credentials/llama-server@coder.service/api-key",
-    }
-    for path in held:
-        assert site.ssh(f"stat -c %a {path}") in ("600", "400", "440")
-    assert site.key not in site.ssh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
-    assert site.key not in site.ssh("journalctl --no-pager")
-
-
-@pytest.mark.parametrize("verbosity", ["-v", "-vv", "-vvv", "--debug"])
-def test_the_key_is_in_no_output_of_a_converge(site, verbosity: str) -> None:
-    result = site.converge(verbosity, "--diff")
-    assert result.returncode == 0
-    assert site.key not in result.stdout + result.stderr
 
 
 def _wait_for(look, seconds: float = 240) -> str:
