@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 
-from controller_faults import ANOTHER_UNIT, RATE, compiling
+from controller_faults import ANOTHER_UNIT, compiling
 from fault import SAYS, Fault, Serving
 from fault_bed import MODELS, Bed, Running, wait
+
+SLOWLY = 2_000_000
+"""Bytes a second of the hub: the disk must become full before the model is there."""
 
 BUILDS = "/opt/llama.cpp"
 JOBS = "/var/lib/llamaherd/jobs"
@@ -51,7 +54,7 @@ def refused(run: Running, pattern: str) -> None:
 def in_a_download(bed: Bed) -> None:
     bed.forget_model()
     lay_over(bed, MODELS, "2g")
-    bed.hub.rate = RATE
+    bed.hub.rate = SLOWLY
     run = bed.start()
     wait(lambda: bed.part_bytes() > 5_000_000, "some of the model")
     fill(bed, MODELS, extra=4096)
