@@ -20,6 +20,7 @@ import hashlib
 import json
 import re
 import signal
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -297,7 +298,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _self(self) -> str:
         """Our address as the client knows it."""
-        return f"http://{self.headers.get('Host') or urlsplit(self.server.url).netloc}"
+        scheme = "https" if isinstance(self.connection, ssl.SSLSocket) else "http"
+        return f"{scheme}://{self.headers.get('Host') or urlsplit(self.server.url).netloc}"
 
     def _file(self, repo: str, path: str, *, redirect: bool) -> None:
         self._fault = fault = self.server.current_fault()

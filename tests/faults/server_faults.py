@@ -46,7 +46,7 @@ def taken_back(bed: Bed) -> None:
     """The fleet file is what it was; the old build has been serving again."""
     exe = bed.sh("readlink /proc/$(systemctl show -P MainPID llama-server@coder)/exe")
     assert bed.sh(f"{exe} --help | wc -l") != "2", "the new build serves"
-    said = bed.sh("cat /var/lib/llamaherd/jobs/server-coder-*/message")
+    said = bed.sh("cat $(ls -t /var/lib/llamaherd/jobs/server-coder-*/message | head -n 1)")
     match = re.search(SERVES_AGAIN, said)
     assert match is not None, said
     print(f"interruption: {match[1]} s")
