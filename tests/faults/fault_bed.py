@@ -261,8 +261,7 @@ class Bed:
         """
         table = f"fault-{self.site.lab.identity}"
         chain = f"type filter hook {hook} priority 0; {rule} drop;"
-        text = f"table ip {table} {{ chain cut {{ {chain} }} }}"
-        subprocess.run(["nft", text], check=True)
+        subprocess.run(["nft", f"table ip {table} {{ chain cut {{ {chain} }}; }}"], check=True)
         try:
             yield
         finally:
