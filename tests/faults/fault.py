@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -74,4 +75,9 @@ class Fault:
     @property
     def identifier(self) -> str:
         """Its name as a test's."""
-        return f"{self.group}: {self.name}".replace(" ", "-").replace(":", "")
+        return identifier(self.group, self.name)
+
+
+def identifier(group: str, name: str) -> str:
+    """A case's name as a test's: what ``pytest -k`` takes."""
+    return re.sub(r"[^\w-]", "", f"{group} {name}".replace(" ", "-"))

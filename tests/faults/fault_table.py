@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fault import Fault
+from fault import Fault, identifier
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
@@ -79,7 +79,7 @@ def measured_of(page: str) -> dict[str, str]:
     found = {}
     for line in _table_of(page).splitlines()[2:]:
         group, name, _, _, _, last = (cell.strip() for cell in line.strip("|").split("|"))
-        found[f"{group}: {name}".replace(" ", "-").replace(":", "")] = last
+        found[identifier(group, name)] = last
     return found
 
 
