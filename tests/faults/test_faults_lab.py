@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -18,5 +19,12 @@ def _marked(fault: Fault) -> object:
 
 
 @pytest.mark.parametrize("fault", [_marked(fault) for fault in FAULTS])
-def test_fault(bed_of: Callable[[], Bed], fault: Fault) -> None:
-    run_fault(bed_of(), fault)
+def test_fault(
+    bed_of: Callable[[], Bed], fault: Fault, record_property: Callable[[str, object], None]
+) -> None:
+    bed = bed_of()
+    began = time.monotonic()
+    try:
+        run_fault(bed, fault)
+    finally:
+        record_property("seconds", time.monotonic() - began)
