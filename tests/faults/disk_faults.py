@@ -175,10 +175,10 @@ FAULTS = (
         "in a unit",
         "disk full",
         "nothing fits into /etc/systemd/system, and a server's unit must change",
-        f"{SAYS}which file, and to make room; the old unit is whole and its server serves",
+        f"{SAYS}which disk, and to make room; the old unit is whole and its server serves",
         in_a_unit,
         serving=Serving.ANSWERS,
-        says=r"can't write \S+/llama-server@coder\.service: No space left on device: make room",
+        says=rf"failed: no space left on {UNITS} \(0 B free\): make room",
         mend=room_for_units,
     ),
     Fault(

@@ -6,7 +6,11 @@ from fault import SAYS, Fault, Serving
 from fault_bed import SERVER, Bed, wait
 
 SERVERS = "    servers:\n"
-SECOND = ((SERVERS, f"{SERVERS}      second: {{model: smollm2, port: 8889, context: 2048}}\n"),)
+OPENCODE = "opencode: {users: [dev]}"
+SECOND = (
+    (SERVERS, f"{SERVERS}      second: {{model: smollm2, port: 8889, context: 8192}}\n"),
+    (OPENCODE, OPENCODE.replace("}", ", default: coder}")),
+)
 PID = "/run/stranger.pid"
 
 
