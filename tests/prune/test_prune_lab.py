@@ -79,7 +79,10 @@ def test_what_no_release_uses_any_more_goes_and_nothing_else(site: Site, moved_o
     gone = {path for path, why in old.items() if why == "the previous release of server coder"}
     stays = set(old) - gone
     third = site.variant(
-        "third", TARGETS, other_revision_again(moved_on), ("context: 8192", "context: 12288")
+        "third",
+        TARGETS,
+        other_revision_again(moved_on),
+        ("context: 8192", "context: 8192, parallel: 3"),
     )
     assert site.converge(fleet=third).returncode == 0
     model = next(path for path in gone if path.endswith(".gguf"))
