@@ -42,7 +42,6 @@ REASON_FUNCTION = f'''reason() {{ echo "{REASON}$*" >&2; }}
 '''
 """Shell function ``reason WHY``: writes such a line."""
 
-NO_SPACE = "No space left on device|Disk quota exceeded"
 # Where jobs write; what is nearly full of it is named when one failed for want of space.
 _PLACES = (
     *("/opt", "/opt/llama.cpp", "/opt/opencode", "/opt/cuda", "/usr", "/var", "/var/cache"),
@@ -276,7 +275,7 @@ class Words:
 
     + log: its last lines
     + reason: why, in its own words; empty where it gave none
-    + full: file systems with no room left, each with what is free; empty where that isn't why
+    + full: file systems with no room left, each with what is free
     + message: all that people need to be told; empty where the script left none
     """
 
@@ -294,11 +293,11 @@ def last_words_command(job: Job) -> StringCommand:
         f"echo {SECTION}log; tail -n {LOG_LINES} log 2>/dev/null\n"
         f"echo {SECTION}message; cat message 2>/dev/null\n"
         f"echo {SECTION}reason; grep -a '^{REASON}' log 2>/dev/null | tail -n 1\n"
+        # Asked whatever the log says: a full disk keeps even that from being written, and not every
+        # program names it (ar: "unable to copy file ...; reason: Success").
         f"echo {SECTION}full\n"
-        # A disk that is full keeps even the log and the status from being written.
-        f"if grep -aqE '{NO_SPACE}' log 2>/dev/null || [ ! -s status ]; then\n"
-        f"  df -B1 --output=avail,iavail,target -- {places} 2>/dev/null | grep '^ *[0-9]'\n"
-        "fi; true"
+        f"df -B1 --output=avail,iavail,target -- {places} 2>/dev/null | grep '^ *[0-9]'\n"
+        "true"
     )
     return StringCommand(f"sh -c {script_word(script)}")
 
