@@ -48,7 +48,7 @@ unit-hosts: venv
 	$(FAST) $(addprefix --ignore=,$(FLEET_TESTS)) tests
 
 # The scenarios of Molecule run inside it: tests/lab/test_scenarios.py.
-test: lab-tools downloads lint ## Everything, on real systemd hosts (root; under 60 min)
+test: lab-tools downloads lint ## Everything, on real systemd hosts (root; under 90 min)
 	$(BIN)/pytest
 
 molecule: lab-tools downloads ## Only Molecule's default scenario
