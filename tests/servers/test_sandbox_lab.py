@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from servers_lab_support import certificate
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploys"))
 from servers_support import instance_of, settings_of
 
-from deploys.llama_server.unit import Instance, account_file, server_files
+from deploys.llama_server.unit import SETTINGS, Instance, account_file, server_files
 
 pytestmark = pytest.mark.lab
 
@@ -109,8 +110,13 @@ def prepared(ssh: Callable[..., list[str]], suite: str) -> Box:
     return found
 
 
-def laid(box: Box, folder: Path, kind: str, devices: str) -> Instance:
-    """A server's files on the host; not started."""
+@contextmanager
+def laid(box: Box, folder: Path, kind: str, devices: str) -> Iterator[Instance]:
+    """A server's files on the host, its unit loaded and not started; nothing of it stays.
+
+    The host is other tests' too: a converge of theirs would remove a unit that its fleet file
+    doesn't declare, and so not be the no-op that they ask for.
+    """
     instance = instance_of(settings_of(folder, SERVERS[kind]), gpu=devices == "gpu")
     name = f"{kind}-{devices}"
     instance = replace(
@@ -119,19 +125,24 @@ def laid(box: Box, folder: Path, kind: str, devices: str) -> Instance:
         binary=box.binary,
         vulkan=devices == "vulkan",
     )
-    for file in server_files(instance):
+    files = server_files(instance)
+    for file in files:
         box.write(file.path, file.content.replace(instance.model.path, box.model), file.mode)
-    return instance
+    box.run("systemctl daemon-reload")
+    try:
+        yield instance
+    finally:
+        box.run(f"systemctl stop llama-server@{name}")
+        box.run(f"rm {shlex.join(file.path for file in files)} && rmdir {SETTINGS}/{name}")
+        box.run(f"systemctl daemon-reload; systemctl reset-failed 'llama-server@{name}*'")
 
 
 @pytest.mark.parametrize("kind", SERVERS)
 @pytest.mark.parametrize("devices", DEVICES)
 def test_a_server_answers_in_its_sandbox(box: Box, tmp_path: Path, devices: str, kind: str) -> None:
     assert f"systemd {SYSTEMD[box.suite]} " in box.run("systemctl --version | head -n 1")
-    instance = laid(box, tmp_path, kind, devices)
-    unit = f"llama-server@{instance.server.name}"
-    box.run("systemctl daemon-reload")
-    try:
+    with laid(box, tmp_path, kind, devices) as instance:
+        unit = f"llama-server@{instance.server.name}"
         # The start job ends with the readiness script, so the server has answered by then.
         box.run(f"systemctl start {unit} || {{ journalctl -n 30 -u {unit}; false; }}")
         require_answer(box, instance)
@@ -139,8 +150,6 @@ def test_a_server_answers_in_its_sandbox(box: Box, tmp_path: Path, devices: str,
         require_sandbox(box, unit)
         box.run(f"systemctl restart {unit}")  # slots are saved and restored, a socket is replaced
         require_answer(box, instance)
-    finally:
-        box.run(f"systemctl stop {unit}")
     exposure = re.search(r"Overall exposure level for \S+: ([\d.]+)", report)
     assert exposure is not None, report
     less = 4 if instance.server.unix_socket else 0
@@ -176,11 +185,11 @@ def test_a_group_opens_files_in_the_user_namespace_of_a_unit(box: Box, tmp_path:
     """Render nodes are of the group ``render``, which the namespace has no name for."""
     tried = {}
     for devices in ("gpu", "vulkan"):
-        instance = laid(box, tmp_path, "hidden", devices)
-        unit = f"llama-server@{instance.server.name}"
-        drop_in = f"/run/systemd/system/{unit}.service.d/try.conf"
-        box.write(drop_in, "[Service]\nExecStartPre=/bin/cat /etc/of-render\nRestart=no\n")
-        box.run("systemctl daemon-reload")
-        tried[devices] = box.run(f"systemctl start {unit} && echo opened || echo closed")
-        box.run(f"systemctl stop {unit}; rm {drop_in}; systemctl daemon-reload")
+        with laid(box, tmp_path, "hidden", devices) as instance:
+            unit = f"llama-server@{instance.server.name}"
+            drop_in = f"/run/systemd/system/{unit}.service.d/try.conf"
+            box.write(drop_in, "[Service]\nExecStartPre=/bin/cat /etc/of-render\nRestart=no\n")
+            box.run("systemctl daemon-reload")
+            tried[devices] = box.run(f"systemctl start {unit} && echo opened || echo closed")
+            box.run(f"rm {drop_in}")
     assert tried == {"gpu": "closed", "vulkan": "opened"}
