@@ -12,6 +12,14 @@ settings.register_profile("llamaherd", deadline=None)
 settings.load_profile("llamaherd")
 
 
+@pytest.fixture(scope="session")
+def llama_programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """``llama-server`` and ``llama-fit-params`` by name, compiled for this run."""
+    from llama_programs import compiled
+
+    return compiled(tmp_path_factory.mktemp("programs"))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options that tests/faults has: pytest takes them only here."""
     parser.addoption(

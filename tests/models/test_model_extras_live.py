@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -42,13 +40,6 @@ TEMPLATE = (
 )
 
 
-def binary() -> str | None:
-    """The program: $LLAMA_SERVER, the path's, or one that a lab host has built."""
-    named = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
-    built = ROOT.glob(".lab/*/upper/opt/llama.cpp/*/bin/llama-server")
-    return named or next((str(path) for path in sorted(built)), None)
-
-
 @dataclass
 class Running:
     """A server that answers."""
@@ -60,10 +51,10 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    program = binary()
-    if program is None:
-        pytest.skip("no llama-server: set LLAMA_SERVER, or converge a lab host first")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, llama_programs: dict[str, str]
+) -> Iterator[Running]:
+    program = llama_programs["llama-server"]
     folder = tmp_path_factory.mktemp("models")
     (folder / MODEL).symlink_to(HUB / MODEL)
     (folder / "adapters").mkdir()

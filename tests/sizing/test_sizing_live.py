@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from converge_support import DEFAULTS, converged
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "molecule" / "lab"))
@@ -19,31 +17,6 @@ from downloads import MODEL, ensure  # noqa: E402
 pytestmark = pytest.mark.lab
 
 
-PROGRAMS = ("llama-fit-params", "llama-server")
-FLEET = (
-    "version: 1\n"
-    + DEFAULTS.replace("[llama-server]", f"[{', '.join(PROGRAMS)}]")
-    + """\
-hosts:
-  box:
-    ssh: {{hostname: {alias}, user: ops, config_file: {ssh_config}}}
-"""
-)
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """llama.cpp's programs by name, compiled on a lab host and brought here."""
-    folder = tmp_path_factory.mktemp("sizing")
-    with converged(FLEET, folder, "sizing") as site:
-        for name in PROGRAMS:
-            with (folder / name).open("wb") as file:
-                ask = [*site.lab.ssh(), f"cat /opt/llama.cpp/b*/bin/{name}"]
-                subprocess.run(ask, stdout=file, check=True)
-            (folder / name).chmod(0o755)
-    return {name: str(folder / name) for name in PROGRAMS}
-
-
 @pytest.fixture(scope="module")
 def bench() -> dict[str, Any]:
     """What benchmarks/fit.py defines."""
@@ -51,9 +24,9 @@ def bench() -> dict[str, Any]:
 
 
 def test_llama_cpp_agrees_with_us_on_every_family(
-    tmp_path: Path, bench: dict[str, Any], programs: dict[str, str]
+    tmp_path: Path, bench: dict[str, Any], llama_programs: dict[str, str]
 ) -> None:
-    pairs = list(bench["measured"](programs["llama-fit-params"], tmp_path))
+    pairs = list(bench["measured"](llama_programs["llama-fit-params"], tmp_path))
     names = [name for name, _ in bench["families"]()]
     assert len(pairs) == sum(len(list(bench["loads_of"](name))) for name in names)
     for case, ours in pairs:
@@ -62,26 +35,26 @@ def test_llama_cpp_agrees_with_us_on_every_family(
 
 
 def test_a_llama_server_allocates_what_we_say_for_a_real_model(
-    bench: dict[str, Any], programs: dict[str, str]
+    bench: dict[str, Any], llama_programs: dict[str, str]
 ) -> None:
     path = ensure(MODEL)
     header = bench["read_file_header"](path)
     for load in bench["SERVED"]:
-        weights, cache = bench["serve"](programs["llama-server"], path, load)
+        weights, cache = bench["serve"](llama_programs["llama-server"], path, load)
         ours = bench["ours"](header, load)
         assert ours.weights == pytest.approx(weights, abs=0.1), load
         assert ours.cache == pytest.approx(cache, abs=0.1), load
 
 
 def test_a_llama_server_loads_a_header_only_file_and_allocates_what_we_say(
-    tmp_path: Path, bench: dict[str, Any], programs: dict[str, str]
+    tmp_path: Path, bench: dict[str, Any], llama_programs: dict[str, str]
 ) -> None:
     """Mamba-2: no attention, the smallest file of all families."""
     model = dict(bench["families"]())["mamba2-2.7b"]
     path = tmp_path / "mamba2.gguf"
     model.write(path)
     load = bench["SERVED"][0]
-    weights, cache = bench["serve"](programs["llama-server"], path, load)
+    weights, cache = bench["serve"](llama_programs["llama-server"], path, load)
     ours = bench["ours"](bench["read_file_header"](path), load)
     assert ours.weights == pytest.approx(weights, abs=0.1)
     assert ours.cache == pytest.approx(cache, abs=0.1)
