@@ -68,7 +68,8 @@ demo-clean: ## Remove the host that `make demo KEEP=1` left
 
 APT := apt-get install --yes --quiet --no-install-recommends
 TOOLS := systemd-nspawn:systemd-container mmdebstrap:mmdebstrap ip:iproute2 nft:nftables gpg:gpg \
-    ssh:openssh-client unshare:util-linux mount:mount ps:procps \
+    ssh:openssh-client unshare:util-linux mount:mount ps:procps unzip:unzip openssl:openssl curl:curl \
+    systemd-analyze:systemd \
     npm:npm chromium:chromium chromedriver:chromium-driver
 
 lab-tools: ## What lab hosts need from this machine's own packages (root)
