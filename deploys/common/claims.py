@@ -11,6 +11,7 @@ needs none. What is long (jobs) goes on without it, and a second run attaches to
 
 from __future__ import annotations
 
+import functools
 import getpass
 import os
 import socket
@@ -41,13 +42,20 @@ _HOLD = """set -eu
 install -d -m 755 {folder}
 exec 9>>{folder}/converge.lock
 until flock -n 9; do
+  # Ours, from before the connection was cut: it can't know that nobody will beat for it again.
+  if [ "$(sed -n 2p {folder}/converge.run 2>/dev/null)" = {run} ]; then
+    kill "$(sed -n 1p {folder}/converge.run)" 2>/dev/null || :
+    sleep 0.1 9>&-
+    continue
+  fi
   echo "held $(cat {folder}/converge 2>/dev/null)"
   sleep 1 9>&-
 done
 echo {who} > {folder}/converge
+printf '%s\\n' $$ {run} > {folder}/converge.run
 echo claimed
 while beat=$(timeout {silence} head -n 1 9>&-) && [ -n "$beat" ]; do :; done
-rm -f {folder}/converge
+rm -f {folder}/converge {folder}/converge.run
 """
 
 
@@ -64,18 +72,20 @@ class _Claim:
 _claims: WeakKeyDictionary[Host, _Claim] = WeakKeyDictionary()
 
 
-def hold_script(who: str, folder: str = FOLDER, silence: int = SILENCE) -> str:
+def hold_script(who: str, run: str, folder: str = FOLDER, silence: int = SILENCE) -> str:
     """The shell that waits for the claim, says so, and holds it for as long as beats come.
 
     + who: as :func:`holder` says it
+    + run: this run of this host and no other: a claim that it has there already is replaced
     + folder: where the lock lies; gone after a reboot, as its holder is
     + silence: seconds without a beat after which it gives up
     """
-    return _HOLD.format(folder=word(folder), who=word(who), silence=silence)
+    return _HOLD.format(folder=word(folder), who=word(who), run=word(run), silence=silence)
 
 
+@functools.cache
 def holder() -> str:
-    """Who this run is, for whoever waits for it: account, machine, process, since when."""
+    """Who this run is, for whoever waits: account, machine, process, since when it claims hosts."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     return f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}, since {since}"
 
@@ -99,7 +109,7 @@ def claim(host: Host, tell: Callable[[str], None] | None = None) -> bool:
     command = make_unix_command_for_host(
         host.state,
         host,
-        StringCommand(f"sh -c {script_word(hold_script(holder()))}"),
+        StringCommand(f"sh -c {script_word(hold_script(holder(), _run(host)))}"),
         **as_running_operation(host),
     )
     stdin, stdout, stderr = client.exec_command(command.get_raw_value())
@@ -112,6 +122,11 @@ def claim(host: Host, tell: Callable[[str], None] | None = None) -> bool:
         raise ClaimError(f"could not claim the host for this run: {words or 'no word why'}")
     _claims[host] = _Claim(stdout.channel, gevent.spawn(_beat, stdin))
     return waited
+
+
+def _run(host: Host) -> str:
+    """This run's one claim of a host; two names of one machine are two hosts, and wait in turn."""
+    return f"{holder()}, for {host.name}"
 
 
 def await_claim(lines: Iterable[str], tell: Callable[[str], None]) -> bool | None:

@@ -19,8 +19,8 @@ class Shells:
         self.folder = folder
         self.running: list[subprocess.Popen[str]] = []
 
-    def start(self, who: str, silence: int = 60) -> subprocess.Popen[str]:
-        script = hold_script(who, str(self.folder), silence)
+    def start(self, who: str, silence: int = 60, run: str = "") -> subprocess.Popen[str]:
+        script = hold_script(who, run or f"{who}'s {len(self.running)}", str(self.folder), silence)
         shell = subprocess.Popen(
             ["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -105,6 +105,21 @@ def test_who_waits_and_is_gone_holds_nothing(shells: Shells) -> None:
     assert (shells.folder / "converge").read_text() == "ops@laptop\n"
 
 
+def test_a_run_that_comes_back_takes_its_own_claim_over_at_once(shells: Shells) -> None:
+    first = shells.start("ops@laptop", run="laptop's run")
+    await_claim(out(first), pytest.fail)
+
+    # Its channel stays open, as after a cut that the host hasn't noticed.
+    again = shells.start("ops@laptop", run="laptop's run")
+    assert await_claim(out(again), pytest.fail) is False
+    assert first.wait() < 0
+    second = shells.start("ops@desk")
+    assert out(second).readline() == "held ops@laptop\n"
+    let_go(again)
+    assert again.wait() == 0
+    assert await_claim(out(second), lambda _: None) is not None
+
+
 def test_no_word_of_a_claim_is_no_claim() -> None:
     assert await_claim(["sudo: a password is required\n"], pytest.fail) is None
 
@@ -113,3 +128,4 @@ def test_a_holder_is_told_by_account_machine_process_and_time() -> None:
     assert " process " in holder()
     assert " since 20" in holder()
     assert "@" in holder()
+    assert holder() is holder()  # a later claim of the same run is known as its own
