@@ -2,7 +2,9 @@
 
 A closed laptop doesn't end it, and the next run finds it by its name and attaches instead of
 starting a second one. What a job leaves is its folder below JOBS: its script, its log, its exit
-status. Secrets that it needs lie there as root-only files while it runs, and are removed by it.
+status. Secrets that it needs lie below SECRETS as root-only files while it runs, with links to them
+in its folder, and are removed by it; that place is memory, so that a host which loses its power
+keeps none of them.
 
 Upstream behaviour relied on: systemd-run(1) (a transient service of ``--property=Type=exec`` goes
 away when it ends well, and stays ``failed`` when not, until ``reset-failed``).
@@ -33,6 +35,7 @@ from facts.sections import SECTION, split_sections
 from inventories.settings import ProxySettings
 
 JOBS = "/var/lib/llamaherd/jobs"
+SECRETS = "/run/llamaherd/secrets"
 LOG_LINES = 20
 
 REASON = "llamaherd: "
@@ -63,7 +66,7 @@ class Job:
       job's first output
     + progress: the lines of the probe as an Amount; None when they don't say
     + report: those of the probe's lines that a person is told when the job ended well
-    + secrets: file name to content; files of mode 600 in the folder while the job runs
+    + secrets: file name to content; ``secret.NAME`` in the folder, of mode 600, while the job runs
     + network: False cuts the job off from every network
     + binds: folders of the host under other names inside the job, by the name inside
     + remedy: what a person should look at when it fails and its log gives no :data:`REASON`; a
@@ -117,11 +120,13 @@ systemctl reset-failed {unit}.service 2>/dev/null || :
 install -d -m 755 /var/lib/llamaherd
 install -d -m 700 {jobs} {folder}
 cd {folder}
-rm -rf -- ./*
+rm -rf -- ./* {hidden}
 umask 077
-while IFS=' ' read -r name content && [ "$name" != . ]; do
-  why=$(printf %s "$content" | base64 -d | {{ LC_ALL=C cat > "$name"; }} 2>&1) || {{
-    echo "can't write "{folder}": ${{why##*: }}: make room there, then run again" >&2; exit 1
+{hide}while IFS=' ' read -r name content && [ "$name" != . ]; do
+  place={folder}/$name
+  case $name in secret.*) place={hidden}/$name; ln -s -- "$place" "$name";; esac
+  why=$(printf %s "$content" | base64 -d | {{ LC_ALL=C cat > "$place"; }} 2>&1) || {{
+    echo "can't write ${{place%/*}}: ${{why##*: }}: make room there, then run again" >&2; exit 1
   }}
 done
 [ "$name" = . ] || {{ echo "the connection broke off: run again" >&2; exit 1; }}
@@ -133,7 +138,7 @@ systemd-run --quiet --unit={unit} --description={title} --property=Type=exec \
 # The wrapper notes the exit status and removes the secrets whatever the script does.
 _RUN = """script_status=0
 sh -eu ./script || script_status=$?
-rm -f -- {secrets} ./script
+rm -rf -- {hidden} {secrets} ./script
 echo $script_status > status.new
 mv -f status.new status
 exit $script_status
@@ -143,8 +148,10 @@ exit $script_status
 def start_command(job: Job) -> StringCommand:
     """One command: start or attach. Script and secrets travel on standard input."""
     secrets = {f"secret.{name}": content for name, content in job.secrets.items()}
+    hidden = operand(f"{SECRETS}/{job.name}")
+    hide = f"install -d -m 755 /run/llamaherd\ninstall -d -m 700 {SECRETS} {hidden}\n"
     files = {
-        "run": _RUN.format(secrets=" ".join(map(operand, secrets)) or "./secret.none"),
+        "run": _RUN.format(hidden=hidden, secrets=" ".join(map(operand, secrets))),
         "script": job.script,
         **secrets,
     }
@@ -156,6 +163,8 @@ def start_command(job: Job) -> StringCommand:
         unit=operand(job.unit),
         jobs=JOBS,
         folder=operand(job.folder),
+        hidden=hidden,
+        hide=hide if secrets else "",
         title=word(f"llamaherd: {job.title}"),
         properties=" ".join(map(word, properties)),
     )

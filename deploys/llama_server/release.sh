@@ -115,7 +115,7 @@ id=@{id}
 next=$store/next
 rm -rf -- "$next"
 mkdir -p -- "$next/etc"
-stage() { mv -- "$1" "$next/$2"; chmod "$3" -- "$next/$2"; }
+stage() { cat -- "$1" > "$next/$2"; chmod "$3" -- "$next/$2"; }
 @{stage}
 
 if [ "$action" = restart ]; then

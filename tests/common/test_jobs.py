@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import secrets
+import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,26 +97,56 @@ def test_a_failure_is_one_line(status: int | None, said: Words, line: str) -> No
     assert failure(JOB, Look(False, status, []), said) == line
 
 
-@pytest.mark.parametrize("cut", [1, 2, 3])
-def test_a_script_of_which_only_a_part_came_is_never_run(
-    folder: Path, tmp_path: Path, cut: int
-) -> None:
+def started(
+    job: Job, tmp_path: Path, stdin: list[str] | str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A job's start with a systemd that only notes what it is asked."""
     bin_ = tmp_path / "bin"
     bin_.mkdir()
     for name in ("systemctl", "systemd-run"):
         (bin_ / name).write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/called\n")
         (bin_ / name).chmod(0o755)
-    command = start_command(JOB)
-    lines = command.connector_arguments["_stdin"]
-    text = "\n".join(lines)[: -cut * 2] if cut < 3 else "\n".join([*lines, ""])
+    command = start_command(job)
+    lines = command.connector_arguments["_stdin"] if stdin is None else stdin
     script = command.get_raw_value().replace("/var/lib/llamaherd", str(tmp_path))
-    done = subprocess.run(
-        ["sh", "-c", script],
-        input=text,
+    return subprocess.run(
+        ["sh", "-c", script.replace("/run/llamaherd", f"{tmp_path}/run")],
+        input=lines if isinstance(lines, str) else "\n".join([*lines, ""]),
         env={"PATH": f"{bin_}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=False,
     )
-    started = "systemd-run" in (tmp_path / "called").read_text()
-    assert (done.returncode == 0, started) == (cut == 3, cut == 3), done.stderr
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_script_of_which_only_a_part_came_is_never_run(
+    folder: Path, tmp_path: Path, cut: int
+) -> None:
+    lines = start_command(JOB).connector_arguments["_stdin"]
+    text = "\n".join(lines)[: -cut * 2] if cut < 3 else "\n".join([*lines, ""])
+    done = started(JOB, tmp_path, text)
+    ran = "systemd-run" in (tmp_path / "called").read_text()
+    assert (done.returncode == 0, ran) == (cut == 3, cut == 3), done.stderr
+
+
+def test_secrets_lie_in_memory_and_go_with_the_job(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = tmp_path / "run" / "secrets"
+    monkeypatch.setattr("deploys.common.jobs.SECRETS", str(memory))
+    word = secrets.token_hex(16)
+    job = replace(JOB, script="cat ./secret.curl > got\nexit 3\n", secrets={"curl": word})
+    assert started(job, tmp_path).returncode == 0
+
+    (kept,) = (memory / "model-x").iterdir()
+    assert (kept.read_text(), stat.S_IMODE(kept.stat().st_mode)) == (word, 0o600)
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+    assert (folder / "secret.curl").readlink() == kept
+    on_disk = [path for path in folder.iterdir() if not path.is_symlink()]
+    assert word not in "".join(path.read_text() for path in on_disk)
+
+    done = subprocess.run(["sh", "./run"], cwd=folder, check=False)
+    assert (done.returncode, (folder / "got").read_text()) == (3, word)
+    assert not kept.parent.exists()
+    assert {path.name for path in folder.iterdir()} == {"got", "run", "status"}

@@ -72,7 +72,7 @@ cd /var/lib/llamaherd/releases/coder && cmp current/unit /etc/systemd/system/@UN
 find /var/lib/llamaherd/releases -name '*.new' -o -name next -o -name old
 section jobs
 systemctl list-units --plain --no-legend --state=active,activating 'llamaherd-*.service'
-find /var/lib/llamaherd/jobs -name 'secret.*' 2>/dev/null
+find /var/lib/llamaherd/jobs /run/llamaherd/secrets -name 'secret.*' 2>/dev/null
 [ ! -e /run/llamaherd/converge.lock ] || flock -n /run/llamaherd/converge.lock true || echo claimed
 section answer
 key=$(cat /etc/llama-server/coder/api-key)
