@@ -44,13 +44,12 @@ look() {
   elif [ -d "$path" ]; then kind=directory
   elif [ -e "$path" ]; then kind=other
   else return; fi
-  sum=- content=-
+  sum=- content=- about=$(stat -c '%s %a %U %G' "$path")
   if [ $kind = file ] && [ -r "$path" ]; then
     sum=$(sha256sum < "$path") && sum=${sum%% *}
-    size=$(stat -c %s "$path")
-    if [ "$secret" = 0 ] && [ "$size" -le LIMIT ]; then content=$(base64 -w 0 < "$path"); fi
+    if [ "$secret" = 0 ] && [ "${about%% *}" -le LIMIT ]; then content=$(base64 -w 0 < "$path"); fi
   fi
-  echo "$kind $(stat -c '%a %U %G' "$path") $sum ${content:-=} $path"
+  echo "$kind ${about#* } $sum ${content:-=} $path"
 }
 """.replace("LIMIT", str(CONTENT_LIMIT))
 """Shell function ``look PATH SECRET``: prints what :func:`parse_file` reads, or nothing."""

@@ -95,7 +95,8 @@ class ServersState(FactValue):
 
 
 _PROPERTIES = (
-    "LoadState,ActiveState,SubState,UnitFileState,MainPID,NRestarts,NeedDaemonReload,DropInPaths"
+    "LoadState,ActiveState,SubState,UnitFileState,MainPID,NRestarts,NeedDaemonReload,DropInPaths,"
+    "ExecMainStartTimestampMonotonic"
 )
 
 # The driver's and the toolkit's. Others (libc, OpenSSL) get security updates that no server need
@@ -109,8 +110,19 @@ _SCRIPT = r"""
 look() {
   unit="llama-server@$1.service"
   echo "@SECTION@server $1"
-  systemctl show -p @PROPERTIES@ -- "$unit"
-  known=" $(systemctl show -P DropInPaths -- "$unit") "
+  # Asked once: each question to systemd takes longer than most of the rest together.
+  shown=$(systemctl show -p @PROPERTIES@ -- "$unit")
+  printf '%s\n' "$shown"
+  pid=0 known=' ' began=0
+  while IFS= read -r line; do
+    case $line in
+      MainPID=*) pid=${line#*=} ;;
+      DropInPaths=*) known=" ${line#*=} " ;;
+      ExecMainStartTimestampMonotonic=*) began=${line#*=} ;;
+    esac
+  done <<end
+$shown
+end
   for path in @UNITS@/"$unit.d"/*.conf @UNITS@/llama-server@.service.d/*.conf; do
     # systemd tells of no directory that is younger than its last reload.
     [ ! -f "$path" ] || [ ! -s "$path" ] || case $known in
@@ -122,12 +134,11 @@ look() {
     folder=@RELEASES@/$1/${kept#*=}
     [ ! -e "$folder/unit" ] || echo "${kept%=*}=$(readlink -- "$folder")"
   done
-  pid=$(systemctl show -P MainPID -- "$unit")
   [ "${pid:-0}" != 0 ] || return 0
   echo "Executable=$(readlink "/proc/$pid/exe")"
   echo "Arguments=$(base64 -w 0 < "/proc/$pid/cmdline" 2>/dev/null)"
   read -r up _ < /proc/uptime
-  age=$((${up%.*} - $(systemctl show -P ExecMainStartTimestampMonotonic -- "$unit") / 1000000))
+  age=$((${up%.*} - began / 1000000))
   echo "Age=$age"
   # systemd makes this link anew at each start: times of files alone are compared, which a clock
   # that was set since doesn't part. What is from the future would be newer than every start.
@@ -142,8 +153,8 @@ look() {
   # A router's models are in processes of their own, below it.
   group=/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$pid/cgroup" 2>/dev/null)
   maps="/proc/$pid/maps $(sed 's|.*|/proc/&/maps|' "$group/cgroup.procs" 2>/dev/null)"
-  ! grep -qs '[.]gguf (deleted)$' $maps || echo ModelCurrent=no
-  cat $maps 2>/dev/null | sed -nE 's#^[^/]*(/.*@LIBRARIES@.*) \(deleted\)$#Replaced=\1#p' | sort -u
+  sed -nE -e 's#.*[.]gguf \(deleted\)$#ModelCurrent=no#p' \
+    -e 's#^[^/]*(/.*@LIBRARIES@.*) \(deleted\)$#Replaced=\1#p' $maps 2>/dev/null | sort -u
   key=/etc/llama-server/$1/api-key running=/run/credentials/$unit/api-key
   { [ -e "$key" ] || [ -e "$running" ]; } || return 0
   cmp -s -- "$key" "$running" || echo KeyCurrent=no

@@ -85,12 +85,13 @@ class SystemState(FactValue):
 _LISTENERS = r"""
 if command -v ss >/dev/null 2>&1; then
   ss -Hltnp 2>/dev/null | while read -r _ _ _ local _ users; do
-    pid=$(printf %s "$users" | sed -n 's/.*pid=\([0-9]*\).*/\1/p')
-    name=$(printf %s "$users" | sed -n 's/^users:(("\([^"]*\)".*/\1/p')
-    unit=
+    pid= name= unit=
+    case $users in *pid=*) pid=${users##*pid=} pid=${pid%%[!0-9]*} ;; esac
+    case $users in 'users:(("'*) name=${users#*\"} name=${name%%\"*} ;; esac
     # Where the cgroup hierarchies are mixed, each line names the unit: one is enough.
-    [ -z "$pid" ] || unit=$(sed -n 's|.*/\([^/]*\.service\).*|\1|p' \
-      "/proc/$pid/cgroup" 2>/dev/null | head -n 1)
+    [ -z "$pid" ] || [ ! -r "/proc/$pid/cgroup" ] || while [ -z "$unit" ] && read -r group; do
+      case $group in */*.service*) group=${group%.service*} unit=${group##*/}.service ;; esac
+    done < "/proc/$pid/cgroup"
     echo "${local##*:} ${pid:+$name[$pid]} $unit"
   done
 fi
@@ -106,9 +107,16 @@ echo {SECTION}glibc; getconf GNU_LIBC_VERSION 2>/dev/null
 echo {SECTION}compiler; cc -dumpfullversion -dumpversion 2>/dev/null
 echo {SECTION}systemd; [ -d /run/systemd/system ] && systemctl --version | head -n 1
 echo {SECTION}disk
+places= looked=
 for path in {" ".join(DISKS)}; do
-  at=$path; while [ ! -e "$at" ]; do at=$(dirname "$at"); done
-  echo "$path" $(df -B1 --output=avail,target -- "$at" | tail -n 1)
+  at=$path; while [ ! -e "$at" ]; do at=${{at%/*}}; at=${{at:-/}}; done
+  places="$places $path=$at"
+  case " $looked " in *" $at "*) ;; *) looked="$looked $at" ;; esac
+done
+df -B1 --output=avail,file,target -- $looked | while read -r free at target; do
+  for place in $places; do
+    [ "${{place#*=}}" != "$at" ] || echo "${{place%%=*}} $free $target"
+  done
 done
 echo {SECTION}there
 find /var/lib/llamaherd/models /var/lib/llamaherd/uploads -type f ! -path '*/.verified/*' \

@@ -100,26 +100,31 @@ MAPS = """\
 """
 
 
-def test_of_the_libraries_that_were_replaced_under_a_process_nvidias_count() -> None:
-    command = LlamaServers().command(names=["coder"])
-    script = shlex.split(command)[2]
-    (line,) = [line for line in script.splitlines() if "Replaced" in line]
+def of_maps(maps: str) -> list[str]:
+    """What the host's command makes of a process's maps, which lie in this file."""
+    script = shlex.split(LlamaServers().command(names=["coder"]))[2]
+    start = script.index("  sed -nE -e")
+    lines = script[start : script.index("sort -u", start) + len("sort -u")]
     done = subprocess.run(
-        ["sh", "-c", line.replace("cat $maps 2>/dev/null", "cat")],
-        input=MAPS,
-        capture_output=True,
-        text=True,
-        check=True,
+        ["sh", "-c", lines], env={"maps": maps}, capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines() == [
+    return done.stdout.splitlines()
+
+
+def test_of_the_files_that_were_replaced_under_a_process_models_and_nvidias_count(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "maps").write_text(MAPS)
+    found = of_maps(str(tmp_path / "maps"))
+    assert found == [
+        "ModelCurrent=no",
         "Replaced=/opt/cuda/13.0.2/lib/libcublasLt.so.13",
         "Replaced=/usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06",
         "Replaced=/usr/lib64/libnvidia-ml.so.580.65.06",
     ]
-    (server,) = parse_servers(
-        ["@@llamaherd:server x", *UNIT, *done.stdout.splitlines()]
-    ).servers.values()
+    (server,) = parse_servers(["@@llamaherd:server x", *UNIT, *found]).servers.values()
     assert len(server.replaced_libraries) == 3
+    assert not server.model_current
 
 
 def test_a_library_replaced_under_a_real_process_is_seen(tmp_path: Path) -> None:
@@ -140,22 +145,10 @@ def test_a_library_replaced_under_a_real_process_is_seen(tmp_path: Path) -> None
     try:
         assert process.stdout is not None
         process.stdout.readline()
-        assert replaced(process.pid) == []
+        assert of_maps(f"/proc/{process.pid}/maps") == []
         shutil.copy(own, tmp_path / "new")
         (tmp_path / "new").replace(library)
-        assert replaced(process.pid) == [f"Replaced={library}"]
+        assert of_maps(f"/proc/{process.pid}/maps") == [f"Replaced={library}"]
     finally:
         process.kill()
         process.wait()
-
-
-def replaced(pid: int) -> list[str]:
-    """What the fact's own line tells of a process."""
-    script = shlex.split(LlamaServers().command(names=["coder"]))[2]
-    (line,) = [line for line in script.splitlines() if "Replaced" in line]
-    return subprocess.run(
-        ["sh", "-c", line.replace("$maps", f"/proc/{pid}/maps")],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
