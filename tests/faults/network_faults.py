@@ -28,6 +28,8 @@ def in_a_download(bed: Bed, seconds: float) -> None:
     bed.hub.rate = None
     assert run.finish() == 0, run.text
     assert bed.starts_of("llamaherd-model-*", since) == 1
+    # Its claim of before the cut is its own, and nobody else's to wait for.
+    assert "another converge" not in run.text
 
 
 def from_the_hub(bed: Bed) -> None:
@@ -128,7 +130,7 @@ FAULTS = (
         "long, in a download",
         GROUP,
         "the host's cable is pulled for 80 s while a model is half there",
-        "the same run connects again, finds its job and ends well",
+        "the same run connects again, takes its claim over, finds its job and ends well",
         lambda bed: in_a_download(bed, LONG),
         serving=Serving.ANSWERS,
     ),
