@@ -366,10 +366,12 @@ DeviceAllow=char-nvidia-caps rw
 PrivateMounts=yes
 PrivateUsers=yes
 ProcSubset=all"""
-# Any vendor's GPU by its render node; NVIDIA's Vulkan driver opens its own devices as well.
+# Any vendor's GPU by its render node; NVIDIA's Vulkan driver opens its own devices as well. Shaders
+# are compiled for the GPU and never run by the CPU: NixOS's modules deny Vulkan such memory, too.
 _VULKAN_DEVICES = f"""{_GPU_DEVICES}
 DeviceAllow=char-drm rw
-SupplementaryGroups={RENDER_GROUP}"""
+SupplementaryGroups={RENDER_GROUP}
+MemoryDenyWriteExecute=yes"""
 _CPU_DEVICES = """PrivateDevices=yes
 PrivateMounts=yes
 PrivateUsers=yes

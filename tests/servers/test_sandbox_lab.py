@@ -31,7 +31,7 @@ pytestmark = pytest.mark.lab
 SYSTEMD = {"bookworm": 252, "trixie": 257}
 DEVICES = ("cpu", "gpu", "vulkan")
 # In tenths, of systemd-analyze's 10; see tests/deploys/test_llama_server_settings.py.
-LOOPBACK = {"cpu": 10, "gpu": 12, "vulkan": 13}
+LOOPBACK = {"cpu": 10, "gpu": 12, "vulkan": 12}
 SERVERS = {
     "secure": (
         "{model: glm, port: 8921, context: 512, parallel: 1, slot_save: true, api_key: {env: K}, "
