@@ -7,6 +7,7 @@ its header, not downloaded.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -359,9 +360,23 @@ def _filled(text: str) -> str:
 
 
 def rows_table(rows: Sequence[Row]) -> str:
-    """Rows for people: the context, and the numbers that make it."""
+    """Rows for people: the context, and the numbers that make it; what fits nowhere in one row."""
     headers = ("GPU", "QUANT", "K/V", "CONTEXT", "WEIGHTS", "CACHE", "COMPUTE", "MARGIN", "TOTAL")
-    return table([_cells(row) for row in rows], headers)
+    cells: list[tuple[str, ...]] = []
+    for gpus, of_box in itertools.groupby(rows, lambda row: row.gpus):
+        box = list(of_box)
+        if _nothing_fits(box):
+            cells.append((shown_gpus(gpus), "any", "any", "none fits"))
+            continue
+        for quant, of_quant in itertools.groupby(box, lambda row: row.quant):
+            kinds = list(of_quant)
+            nothing = [(shown_gpus(gpus), quant, "any", "none fits")]
+            cells += nothing if _nothing_fits(kinds) else map(_cells, kinds)
+    return table(cells, headers)
+
+
+def _nothing_fits(rows: Sequence[Row]) -> bool:
+    return len(rows) > 1 and all(row.found is None for row in rows)
 
 
 def outside_table(rows: Sequence[Row]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -123,8 +124,17 @@ def test_what_does_not_fit_says_by_how_much_and_what_would(
     assert "short" in text
     assert "--n-cpu-moe" in text
     text = fit(capsys, "gemma-3-27b", "--vram", "8G", status=1)
-    assert "none fits" in text
+    assert text.count("none fits") == 1
+    assert re.search(r"^8G +any +any +none fits$", text, re.MULTILINE)
     assert "take a smaller quantisation or more GPUs" in text
+
+
+def test_a_quantisation_that_fits_with_no_type_of_cache_is_one_row(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = fit(capsys, "glm-4.7-flash", "--vram", "24G")
+    assert re.findall(r"^24G +(\S+) +any +none fits$", text, re.MULTILINE) == ["Q8_0", "Q6_K"]
+    assert len(re.findall(r"^24G +Q4_K_M +", text, re.MULTILINE)) == 3
 
 
 def test_experts_on_the_cpu_make_it_fit(capsys: pytest.CaptureFixture[str]) -> None:
