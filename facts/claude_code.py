@@ -45,7 +45,7 @@ _AS_USER = f"""{LOOK}{WRITABLE}
 home=$1
 [ -d "$home" ] && echo home
 cd / || exit 0
-settings=$(readlink -m -- "$home/{SETTINGS}"); echo "settings $settings"
+settings=$(resolved "$home/{SETTINGS}"); echo "settings $settings"
 look "$settings" 0; closed "$settings"
 look "$home/{KEY}" 1; closed "$home/{KEY}"
 true"""

@@ -56,15 +56,18 @@ look() {
 
 
 WRITABLE = r"""
+resolved() { timeout 5 readlink -m -- "$1" || printf '%s\n' "$1"; }
 closed() {
-  case $1 in "$(readlink -m -- "$home")"/*) ;; *) echo "outside $1" ;; esac
+  case $1 in "$(resolved "$home")"/*) ;; *) echo "outside $1" ;; esac
   folder=$(dirname -- "$1")
   while [ ! -e "$folder" ]; do folder=$(dirname -- "$folder"); done
   [ -w "$folder" ] || echo "closed $1"
 }
 """
-"""Shell function ``closed PATH``: prints ``closed PATH`` where the account that runs it may not
-write in that file's folder, ``outside PATH`` where it isn't below ``$home``."""
+"""Shell functions. ``resolved PATH``: where links lead; the path itself where that isn't found out
+in a few seconds, for coreutils 9.1 follows ``a -> a/`` for ever, with more memory each time.
+``closed PATH``: prints ``closed PATH`` where the account that runs it may not write in that file's
+folder, ``outside PATH`` where it isn't below ``$home``."""
 
 
 class Files(FactBase[Mapping[str, FileState]]):

@@ -82,9 +82,9 @@ _AS_USER = f"""{LOOK}{WRITABLE}
 home=$1; shift
 [ -d "$home" ] && echo home
 cd / || exit 0
-config=$(readlink -m -- "$home/{USER_CONFIG}"); echo "config $config"; look "$config" 0
+config=$(resolved "$home/{USER_CONFIG}"); echo "config $config"; look "$config" 0
 closed "$config"
-jsonc=$(readlink -m -- "$home/{USER_CONFIG}c")
+jsonc=$(resolved "$home/{USER_CONFIG}c")
 if [ -e "$jsonc" ] && [ "$jsonc" != "$config" ]; then
   echo "jsonc $jsonc"; look "$jsonc" 0; closed "$jsonc"
 fi

@@ -8,7 +8,8 @@ what came out of it is looked at before anything else touches it.
 
 Upstream behaviour relied on: ``tar --list`` prints a newline in a name as ``\\n``; without
 ``--same-permissions``, which is root's default, tar keeps to the umask and drops setuid;
-``unzip -Z1`` prints a control character as ``^J``.
+``unzip -Z1`` prints a control character as ``^J``; realpath (coreutils 9.1) follows ``a -> a/`` for
+ever, with more memory each time, so that it is given a few seconds.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ tree_inside() {
   odd=$(find "$1" ! -type l -perm /7000 -print | head -n 1)
   [ -z "$odd" ] || refuse_archive "$odd" 'it would run with another account'\''s rights'
   odd=$(find "$1" -type l -exec sh -c 'root=$(realpath -- "$0"); for link; do
-    case $(realpath -m -- "$link") in "$root"/*) ;; *) printf "%s\n" "$link"; break;; esac
+    case $(timeout 5 realpath -m -- "$link") in "$root"/*) ;; *) printf "%s\n" "$link"; break;; esac
   done' "$1" {} + | head -n 1)
   [ -z "$odd" ] || refuse_archive "$odd" 'it is a link that leads out of its folder'
   odd=$(find "$1" -type f -links +1 -printf '%i %n\n' | sort | uniq -c |

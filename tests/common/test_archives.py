@@ -161,6 +161,7 @@ SOURCES = {
     "relative link outside": [LISTS, link("llama/deep/out", "../../../../outside")],
     "link to nothing outside": [LISTS, link("llama/out", ELSEWHERE)],
     "link to the folder's own parent": [LISTS, link("llama/out", "..")],
+    "link to itself as a folder": [LISTS, link("llama/out", "out/")],
     "link through a link": [LISTS, link("llama/a", "b/.."), link("llama/b", "../..")],
     "file through a link": [LISTS, link("llama/out", "@outside"), Member("llama/out/canary")],
     "hard link outside": [LISTS, hard("llama/out", "@outside/canary")],

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from urllib.parse import quote
 
@@ -87,6 +88,12 @@ TEXTS = hostile(st.one_of(_PIECES, _PIECES, _LINES))
 _PATTERN = re.compile(r"[][\\.*^$+?(){}|]")
 
 
+def path_parts(text: str) -> tuple[str, ...]:
+    """A path's folders, as dirname tells them one after the other, and its name."""
+    folders = accumulate(text.split("/")[:-1], lambda folder, name: f"{folder}/{name}")
+    return (*folders, text.rpartition("/")[2])
+
+
 def spellings(text: str) -> tuple[str, ...]:
     """A string as it may stand within a word: itself, or as JSON, curl, grep and URLs have it."""
     inside = text.replace("\\", "\\\\").replace('"', '\\"')
@@ -96,8 +103,7 @@ def spellings(text: str) -> tuple[str, ...]:
         json.dumps(text, ensure_ascii=False)[1:-1],
         inside,
         _PATTERN.sub(r"\\\g<0>", text),
-        # A path's folder, as dirname tells it.
-        *([text.rpartition("/")[0]] if MARK in text.rpartition("/")[0] else []),
+        *(part for part in path_parts(text) if MARK in part),
         quote(text),
         quote(text, safe=""),
         # In a script that is a word itself.
