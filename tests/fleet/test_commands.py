@@ -132,7 +132,8 @@ def test_a_reader_that_goes_away_gets_no_traceback() -> None:
     code = "import sys; from llamaherd.cli import main; sys.exit(main())"
     command[1:3] = ["-c", code]
     read, write = os.pipe()
-    os.close(read)
+    # Not os.close: gevent's, which other tests bring, may put it off until its loop runs.
+    os.fdopen(read, "rb").close()
     with os.fdopen(write, "wb") as closed:
         done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, cwd=ROOT, check=False)
     assert done.returncode == 1
