@@ -88,7 +88,7 @@ class Endpoint:
     """Where a server listens, and how its own host asks it there.
 
     + server: its name; its key is looked for in ``/etc/llama-server/<server>/api-key``
-    + port, address: what it binds; 0.0.0.0 and :: are asked at 127.0.0.1
+    + port, address: what it binds; 0.0.0.0 and :: are asked on loopback
     + tls: it speaks https; whose certificate it shows isn't asked here
     + socket: path of the unix socket that it binds instead; empty for none
     """
@@ -233,8 +233,10 @@ def identity_script(endpoint: Endpoint) -> str:
 
 def url_host(address: str) -> str:
     """The address at which a server's own host asks it, as a URL writes it."""
-    if address in ("0.0.0.0", "::", ""):
+    if address in ("0.0.0.0", ""):
         return "127.0.0.1"
+    if address == "::":
+        return "[::1]"
     return f"[{address}]" if ":" in address else address
 
 

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from inventories.addresses import EVERYWHERE, is_loopback, own_address, with_port
 from inventories.fleet import DEFAULT_HUB, Fleet, FleetHost, default_provider, opencode_providers
 from inventories.lock import (
     CudaPin,
@@ -67,9 +68,6 @@ SHORT_COMMIT = 7
 
 MAX_OUTPUT = 16384
 """Tokens of one answer that OpenCode may ask for (it caps at 32000 itself)."""
-
-_ANY = ("0.0.0.0", "::")
-_LOOPBACK = ("localhost", "::1")
 
 
 class UnlockedError(Exception):
@@ -449,21 +447,12 @@ def server_address(fleet: Fleet, host: FleetHost, name: str) -> str | None:
         return None
     port = values["port"]
     if values.get("address"):
-        return _with_port(values["address"], port)
+        return with_port(values["address"], port)
     bound = values.get("host") or "127.0.0.1"
-    if bound in _LOOPBACK or bound.startswith("127."):
+    if is_loopback(bound):
         return None
-    reached = ssh_settings(fleet, host).hostname if bound in _ANY else bound
-    return _with_port(reached, port)
-
-
-def _with_port(address: str, port: int) -> str:
-    """An address with its port; an IPv6 one gets its brackets."""
-    if address.startswith("["):
-        return address if "]:" in address else f"{address}:{port}"
-    if address.count(":") > 1:
-        return f"[{address}]:{port}"
-    return address if ":" in address else f"{address}:{port}"
+    reached = ssh_settings(fleet, host).hostname if bound in EVERYWHERE else bound
+    return with_port(reached, port)
 
 
 # OpenCode ---------------------------------------------------------------------------------------
@@ -588,8 +577,7 @@ def _local_address(server: ServerSettings) -> str:
     """
     if server.tls is not None and server.address is not None:
         return server.address
-    everywhere = server.host in (*_ANY, "localhost")
-    return _with_port("127.0.0.1" if everywhere else server.host, server.port)
+    return with_port(own_address(server.host), server.port)
 
 
 # Drift ------------------------------------------------------------------------------------------

@@ -9,12 +9,12 @@ passed over.
 
 from __future__ import annotations
 
-import ipaddress
 import keyword
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from inventories.addresses import is_loopback
 from inventories.builds import build_of_ref, too_old
 from inventories.catalogue import names as catalogue_names
 from inventories.catalogue import unknown as unknown_in_catalogue
@@ -762,16 +762,6 @@ def _enough_context(host: str, name: str, server: Node, client: str, rules: _Rul
         )
         path = ("servers", name, *below, "context")
         rules.on_host(owner, context.mark, path, message)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address that a server binds is within reach of its own host alone."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _entries(node: Node, key: str) -> Mapping[str, Node]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import string
 from pathlib import Path
 
 from deploys.common.files import ManagedFile
+from deploys.common.shell import WordError
+from deploys.common.systemd import template, unit_word
 from deploys.drift_timer.program import executable
-from deploys.llama_server.errors import ServerError
-from deploys.llama_server.unit import systemd_word
 from facts.drift_timer import ACCOUNT, KEY, SERVICE, STATE, TIMER
 from facts.servers import MARK, UNITS
 from inventories.settings import DriftTimerSettings
@@ -33,17 +32,12 @@ OWN_CONTENT = """\
 """
 
 
-class _Template(string.Template):
-    delimiter = "@"  # systemd and the shell have their own use for "$"
-
-
 class UnitError(ValueError):
     """These settings make no unit; the message names the setting to change."""
 
 
 def _template(name: str, **values: object) -> str:
-    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
-    return _Template(text).substitute(mark=MARK, account=ACCOUNT, **values)
+    return template(Path(__file__).with_name(name)).substitute(mark=MARK, account=ACCOUNT, **values)
 
 
 def _published(settings: DriftTimerSettings) -> list[tuple[str, str, str]]:
@@ -73,11 +67,11 @@ def render_service(settings: DriftTimerSettings, digest: str) -> str:
     own = " ".join(path for _, path, _ in published)
     try:
         after = [
-            f"ExecStopPost=+/bin/sh {PUBLISH} {path} {systemd_word(place)}"
+            f"ExecStopPost=+/bin/sh {PUBLISH} {path} {unit_word(place)}"
             for _, path, place in published
         ]
-        command = " ".join(map(systemd_word, [executable(digest), *arguments(settings)]))
-    except ServerError as error:
+        command = " ".join(map(unit_word, [executable(digest), *arguments(settings)]))
+    except WordError as error:
         raise UnitError(f"drift: {error}") from None
     text = _template(
         SERVICE,

@@ -31,21 +31,16 @@ from deploys.common.operations import (
     system,
 )
 from deploys.common.secrets import secret
-from deploys.common.shell import operand
+from deploys.common.shell import WordError, operand
 from deploys.llama_cpp import host_build
 from deploys.llama_cpp.build import Build
+from deploys.llama_server.arguments import process_arguments
 from deploys.llama_server.errors import ServerError
+from deploys.llama_server.files import account_file, obsolete_files, server_files
+from deploys.llama_server.instance import ACCOUNT, Instance
 from deploys.llama_server.reasons import Cause, Reason, other_program, reason_to_restart
 from deploys.llama_server.release import release_job, release_of
-from deploys.llama_server.unit import (
-    ACCOUNT,
-    Instance,
-    account_file,
-    obsolete_files,
-    process_arguments,
-    server_files,
-    tls_credentials,
-)
+from deploys.llama_server.unit import tls_credentials
 from facts.files import FileState
 from facts.gpu import MISMATCH_REMEDY
 from facts.servers import RELEASES, UNITS, LlamaServers, ServersState, ServerState, unit_name
@@ -152,7 +147,7 @@ def wanted_files(instances: Sequence[Instance]) -> dict[str, tuple[ManagedFile, 
     """Files by server name, the account's under the empty name; HostError for bad settings."""
     try:
         files = {instance.server.name: server_files(instance) for instance in instances}
-    except ServerError as error:
+    except (ServerError, WordError) as error:
         raise HostError(str(error)) from error
     return {"": (account_file(instances),), **files} if files else {}
 

@@ -25,25 +25,21 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from urllib.parse import quote
 
 from deploys.common.files import ManagedFile
 from deploys.common.jobs import LOG_LINES, Job
 from deploys.common.shell import operand, word
-from deploys.llama_server.unit import (
-    FILES,
-    KEY_FILE,
-    SETTINGS,
-    Instance,
-    config_hash,
-    curl_options,
-    own_url,
-    render_unit,
-    server_template,
-)
+from deploys.common.systemd import template
+from deploys.llama_server.files import curl_options, own_url
+from deploys.llama_server.instance import FILES, KEY_FILE, SETTINGS, Instance
+from deploys.llama_server.unit import config_hash, render_unit
 from facts.servers import MARK, RELEASES, UNITS, unit_name
 from inventories.llama_options import slot_contexts
 from inventories.settings import ModelSettings, ServerSettings
+
+_HERE = Path(__file__).parent
 
 SETTLE_SECONDS = 10
 """How old a new release's process must get before the release is kept."""
@@ -62,7 +58,7 @@ def release_of(instance: Instance) -> str:
 def release_job(instance: Instance, files: Sequence[ManagedFile], *, restart: bool) -> Job:
     """The job that puts a release in force and keeps it, or puts the one before it back.
 
-    + files: the server's, as :func:`deploys.llama_server.unit.server_files` has them
+    + files: the server's, as :func:`deploys.llama_server.files.server_files` has them
     + restart: False where its process runs already as declared: it is only asked, and kept
     """
     server, release = instance.server, release_of(instance)
@@ -128,7 +124,7 @@ def _secret(name: str) -> str:
 def _script(
     server: str, action: str, release: str = "", staged: Iterable[tuple[str, str]] = ()
 ) -> str:
-    return server_template("release.sh").substitute(
+    return template(_HERE / "release.sh").substitute(
         unit=operand(unit_name(server)),
         units=UNITS,
         settings=operand(f"{SETTINGS}/{server}"),
@@ -150,7 +146,7 @@ def _script(
 def render_check(instance: Instance) -> str:
     """The script that says whether a server answers as declared."""
     server = instance.server
-    return server_template("check.sh").substitute(
+    return template(_HERE / "check.sh").substitute(
         mark=MARK,
         unit=word(unit_name(server.name)),
         binary=word(instance.binary),

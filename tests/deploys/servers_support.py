@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deploys.llama_server.unit import Instance, server_files
+from deploys.llama_server.files import server_files
+from deploys.llama_server.instance import Instance
 from inventories.fleet import Fleet, load_fleet
 from inventories.lock import Lock, ModelPin, OpenCodePin, SourcePin, requests_of
 from inventories.resolve import resolve_host

@@ -16,7 +16,10 @@ from deploys.llama_cpp.build import (
     cmake_definitions,
     plan_build,
 )
-from deploys.llama_server.unit import Instance, ServerError, account_file, render_unit
+from deploys.llama_server.errors import ServerError
+from deploys.llama_server.files import account_file
+from deploys.llama_server.instance import Instance
+from deploys.llama_server.unit import render_unit
 from deploys.packages import wanted
 from inventories.fleet import fleet_of
 from inventories.lock import Lock, SourcePin, requests_of

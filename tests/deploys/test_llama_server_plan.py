@@ -17,7 +17,9 @@ from pyinfra.context import ctx_state
 from deploys.common.files import ManagedFile
 from deploys.llama_cpp.build import Machine, plan_build
 from deploys.llama_server import llama_server
-from deploys.llama_server.unit import Instance, account_file, config_hash, render_unit, server_files
+from deploys.llama_server.files import account_file, server_files
+from deploys.llama_server.instance import Instance
+from deploys.llama_server.unit import config_hash, render_unit
 from inventories.settings import (
     Artifact,
     CudaSettings,

@@ -14,14 +14,11 @@ from pathlib import Path
 import pytest
 from servers_support import files_of, instance_of, settings_of
 
-from deploys.llama_server.unit import (
-    Instance,
-    ServerError,
-    arguments,
-    config_hash,
-    render_unit,
-    server_files,
-)
+from deploys.llama_server.arguments import arguments
+from deploys.llama_server.errors import ServerError
+from deploys.llama_server.files import server_files
+from deploys.llama_server.instance import Instance
+from deploys.llama_server.unit import config_hash, render_unit
 from inventories.fleet import load_fleet
 from inventories.llama_options import OPTIONS, managed
 from inventories.settings import HostSettings, from_data, to_data

@@ -10,18 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploys.llama_server.unit import (
-    Instance,
-    ServerError,
-    arguments,
-    config_hash,
-    is_loopback,
-    own_address,
-    render_unit,
-    render_wait_ready,
-    server_files,
-    systemd_word,
-)
+from deploys.common.shell import WordError
+from deploys.common.systemd import unit_word
+from deploys.llama_server.arguments import arguments
+from deploys.llama_server.errors import ServerError
+from deploys.llama_server.files import own_url, render_wait_ready, server_files
+from deploys.llama_server.instance import Instance
+from deploys.llama_server.unit import config_hash, render_unit
+from inventories.addresses import is_loopback
 from inventories.settings import Artifact, LoadMode, ModelSettings, Sampling, ServerSettings
 
 MODEL = ModelSettings(
@@ -174,6 +170,7 @@ def test_locking_memory_gets_the_limit_that_it_needs() -> None:
     [
         ("127.0.0.1", True, "127.0.0.1"),
         ("localhost", True, "localhost"),
+        ("LOCALHOST", True, "LOCALHOST"),
         ("::1", True, "[::1]"),
         ("0.0.0.0", False, "127.0.0.1"),
         ("::", False, "[::1]"),
@@ -182,7 +179,7 @@ def test_locking_memory_gets_the_limit_that_it_needs() -> None:
 )
 def test_a_bound_address_is_reached_as(host: str, loopback: bool, address: str) -> None:
     assert is_loopback(host) is loopback
-    assert own_address(host) == address
+    assert own_url(with_server(host=host).server) == f"http://{address}:8888"
     script = render_wait_ready(with_server(host=host)).replace("'", "")
     assert f"url=http://{address}:8888\n" in script
 
@@ -198,8 +195,8 @@ def test_the_readiness_check_reads_the_key_where_systemd_252_lets_it() -> None:
 
 @pytest.mark.parametrize("value", ["a\nb", "a\0", "\x1b"])
 def test_an_exec_line_takes_no_control_characters(value: str) -> None:
-    with pytest.raises(ServerError):
-        systemd_word(value)
+    with pytest.raises(WordError):
+        unit_word(value)
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
@@ -221,12 +218,12 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
 
 @given(st.text(st.characters(min_codepoint=32, exclude_characters="\x7f", codec="utf-8")))
 def test_any_word_survives_systemds_quoting(text: str) -> None:
-    quoted = systemd_word(text)
+    quoted = unit_word(text)
     assert _unquote(quoted) == text
 
 
 def _unquote(quoted: str) -> str:
-    """systemd.service(5), "Command lines", for what systemd_word writes."""
+    """systemd.service(5), "Command lines", for what unit_word writes."""
     if quoted.startswith('"') and quoted.endswith('"') and len(quoted) > 1:
         quoted = re.sub(r"\\(.)", r"\1", quoted[1:-1])
     return quoted.replace("%%", "%").replace("$$", "$")

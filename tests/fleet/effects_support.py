@@ -26,7 +26,8 @@ from deploys.cuda import distribution, repository, wheels
 from deploys.drift_timer.units import unit_files
 from deploys.driver import install as driver_install
 from deploys.llama_cpp.build import Machine, build_script, job_count, plan_build, source_script
-from deploys.llama_server.unit import Instance, server_files
+from deploys.llama_server.files import server_files
+from deploys.llama_server.instance import Instance
 from deploys.opencode.config import SYSTEM_CONFIG, USER_CONFIG, system_config, user_config
 from deploys.opencode.install import install_job
 from deploys.packages import wanted

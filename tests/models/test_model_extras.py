@@ -9,16 +9,12 @@ import pytest
 
 from deploys.common.operations import UnknownStateError
 from deploys.llama_server import _chat_template
+from deploys.llama_server.arguments import arguments
 from deploys.llama_server.errors import ServerError
 from deploys.llama_server.extras import adapter_values, draft_values
-from deploys.llama_server.unit import (
-    Instance,
-    arguments,
-    config_hash,
-    obsolete_files,
-    render_unit,
-    server_files,
-)
+from deploys.llama_server.files import obsolete_files, server_files
+from deploys.llama_server.instance import Instance
+from deploys.llama_server.unit import config_hash, render_unit
 from deploys.models import fetches
 from inventories.llama_options import managed
 from inventories.settings import (

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from deploys.llama_server.unit import Instance, arguments, server_files
+from deploys.llama_server.arguments import arguments
+from deploys.llama_server.files import server_files
+from deploys.llama_server.instance import Instance
 from inventories.settings import (
     Adapter,
     Artifact,

@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 from converge_support import DEFAULTS, MODELS, Site, changed, converged
 
+from deploys.llama_server.instance import Instance
 from deploys.llama_server.release import render_check
-from deploys.llama_server.unit import Instance
 from inventories.fleet import load_fleet
 from inventories.lock import read_lock
 from inventories.resolve import resolve_host

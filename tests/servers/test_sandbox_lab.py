@@ -24,7 +24,8 @@ from servers_lab_support import certificate
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploys"))
 from servers_support import instance_of, settings_of
 
-from deploys.llama_server.unit import SETTINGS, Instance, account_file, server_files
+from deploys.llama_server.files import account_file, server_files
+from deploys.llama_server.instance import SETTINGS, Instance
 
 pytestmark = pytest.mark.lab
 

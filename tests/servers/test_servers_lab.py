@@ -16,7 +16,7 @@ from servers_lab_support import lay_certificate
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploys"))
 from servers_support import instance_of, settings_of
 
-from deploys.llama_server.unit import arguments
+from deploys.llama_server.arguments import arguments
 from inventories.llama_options import OPTIONS
 
 pytestmark = pytest.mark.lab

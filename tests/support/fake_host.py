@@ -15,14 +15,10 @@ from typing import Any
 
 from deploys.common.files import ManagedFile
 from deploys.llama_cpp.build import Machine, plan_build
-from deploys.llama_server.unit import (
-    Instance,
-    account_file,
-    config_hash,
-    process_arguments,
-    render_unit,
-    server_files,
-)
+from deploys.llama_server.arguments import process_arguments
+from deploys.llama_server.files import account_file, server_files
+from deploys.llama_server.instance import Instance
+from deploys.llama_server.unit import config_hash, render_unit
 from deploys.opencode.config import SYSTEM_CONFIG, system_config, user_config
 from deploys.opencode.install import current_manifest, run_path
 from deploys.packages import wanted
