@@ -40,6 +40,7 @@ class SystemState(FactValue):
     + architecture: as ``uname -m`` says it
     + cores: processors that a job may use
     + cpu: the processor's model name
+    + amx: whether it has tiles of 8 bit integers (Intel's AMX; flag ``amx_int8``)
     + memory_total, memory_available: bytes
     + glibc: such as ``2.36``; empty where libc is another
     + compiler: version of the C compiler that ``cc`` starts, such as ``12.2.0``; empty without one
@@ -59,6 +60,7 @@ class SystemState(FactValue):
     architecture: str = ""
     cores: int = 1
     cpu: str = ""
+    amx: bool = False
     memory_total: int = 0
     memory_available: int = 0
     glibc: str = ""
@@ -102,6 +104,7 @@ cd /
 echo {SECTION}os; cat /etc/os-release 2>/dev/null
 echo {SECTION}machine; uname -m; nproc; id -u
 echo {SECTION}cpu; sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1
+echo {SECTION}amx; grep -m 1 -ow amx_int8 /proc/cpuinfo
 echo {SECTION}memory; cat /proc/meminfo | sed -n '/^Mem/p'
 echo {SECTION}glibc; getconf GNU_LIBC_VERSION 2>/dev/null
 echo {SECTION}compiler; cc -dumpfullversion -dumpversion 2>/dev/null
@@ -162,6 +165,7 @@ def parse_system(output: list[str]) -> SystemState:
             architecture=architecture,
             cores=int(cores),
             cpu=" ".join(sections.get("cpu", [])[:1]),
+            amx=bool(sections.get("amx")),
             memory_total=_kibibytes(memory.get("MemTotal", "0 kB")),
             memory_available=_kibibytes(memory.get("MemAvailable", "0 kB")),
             glibc=" ".join(sections.get("glibc", [])).removeprefix("glibc "),

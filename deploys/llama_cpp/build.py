@@ -44,18 +44,22 @@ class Machine:
     + architecture: as ``uname -m`` says it
     + cpu: model name; a native build is made for it
     + architectures: CUDA compute capabilities of its GPUs, such as ``("89",)``
+    + amx: whether the processor has tiles (Intel's AMX)
     """
 
     platform: str
     architecture: str
     cpu: str
     architectures: tuple[str, ...] = ()
+    amx: bool = False
 
 
 def machine(facts: SystemState) -> Machine:
     """What of a host shapes its builds, from what it says it is."""
     found = {gpu.architecture for gpu in facts.gpus if gpu.architecture}
-    return Machine(facts.platform, facts.architecture, facts.cpu, tuple(sorted(found)))
+    return Machine(
+        facts.platform, facts.architecture, facts.cpu, tuple(sorted(found)), amx=facts.amx
+    )
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -183,7 +187,23 @@ def cmake_definitions(
         raise BuildError(
             f"llama_cpp.cmake sets {', '.join(collisions)}, which llamaherd manages: remove it"
         )
-    return managed | dict(settings.cmake)
+    return managed | dict(settings.cmake) | _without_tiles(settings, machine)
+
+
+# gcc 12.2 takes the intrinsic that loads a tile's configuration for one that reads 8 bytes of it,
+# and drops the rest: a native build's server ends by SIGSEGV in ggml_backend_amx_mul_mat as soon as
+# a processor with tiles computes (*ran*, as llama.cpp's issue 20824 and its pull request 26954 have
+# it). These distributions' compilers were seen to keep it; others go without tiles.
+_KEEPS_TILES = frozenset({"debian13"})
+NO_TILES = "-mno-amx-int8"
+
+
+def _without_tiles(settings: LlamaCppSettings, machine: Machine) -> dict[str, str]:
+    """What keeps ggml's code for AMX out of a build that its compiler would break."""
+    if not (machine.amx and settings.native) or machine.platform in _KEEPS_TILES:
+        return {}
+    flags = ("CMAKE_C_FLAGS", "CMAKE_CXX_FLAGS")
+    return {name: f"{settings.cmake.get(name, '')} {NO_TILES}".strip() for name in flags}
 
 
 def _chosen(settings: LlamaCppSettings, cuda: CudaSettings) -> dict[str, str]:

@@ -81,6 +81,30 @@ def test_a_build_that_is_not_native_does_not_ask_for_the_cpu() -> None:
     assert plan_build(SETTINGS, CPU, MACHINE).name != plan_build(SETTINGS, CPU, other).name
 
 
+def test_a_compiler_that_breaks_tiles_is_not_asked_for_them() -> None:
+    tiles = replace(MACHINE, amx=True)
+    found = cmake_definitions(SETTINGS, CPU, tiles)
+    assert found["CMAKE_C_FLAGS"] == found["CMAKE_CXX_FLAGS"] == "-mno-amx-int8"
+    # It is another build: one that was made with them can't be mended by a restart.
+    assert plan_build(SETTINGS, CPU, tiles).name != plan_build(SETTINGS, CPU, MACHINE).name
+    own = replace(SETTINGS, cmake={"CMAKE_CXX_FLAGS": "-g"})
+    assert cmake_definitions(own, CPU, tiles)["CMAKE_CXX_FLAGS"] == "-g -mno-amx-int8"
+
+
+@pytest.mark.parametrize(
+    ("settings", "machine"),
+    [
+        (SETTINGS, MACHINE),
+        (replace(SETTINGS, native=False), replace(MACHINE, amx=True)),
+        (SETTINGS, replace(MACHINE, amx=True, platform="debian13")),
+    ],
+)
+def test_other_builds_keep_their_compilers_flags(
+    settings: LlamaCppSettings, machine: Machine
+) -> None:
+    assert "CMAKE_CXX_FLAGS" not in cmake_definitions(settings, CPU, machine)
+
+
 def test_architectures_come_from_the_gpus_unless_declared() -> None:
     found = cmake_definitions(SETTINGS, CUDA, replace(MACHINE, architectures=("86", "120")))
     assert found["CMAKE_CUDA_ARCHITECTURES"] == "120-real;86-real"
