@@ -37,8 +37,8 @@ from deploys.llama_cpp.build import Build
 from deploys.llama_server.arguments import process_arguments
 from deploys.llama_server.errors import ServerError
 from deploys.llama_server.files import account_file, obsolete_files, server_files
-from deploys.llama_server.instance import ACCOUNT, Instance
-from deploys.llama_server.reasons import Cause, Reason, other_program, reason_to_restart
+from deploys.llama_server.instance import ACCOUNT, SETTINGS, STATE, Instance
+from deploys.llama_server.reasons import Cause, Reason, is_loading, other_program, reason_to_restart
 from deploys.llama_server.release import release_job, release_of
 from deploys.llama_server.unit import tls_credentials
 from facts.files import FileState
@@ -173,7 +173,9 @@ def converge(
     for name in state.others:
         record(Change("declared", unit_name(name), "declared no longer"))
     require_startable(instances, needs, state)
-    releases = [i for i in instances if needs[i.server.name] or not _kept(i, state)]
+    releases = [
+        i for i in instances if needs[i.server.name] or _loading(i, state) or not _kept(i, state)
+    ]
     settled = [instance for instance in instances if instance not in releases]
     yield from _remove_undeclared(state.others)
     yield from write_files(files.get("", ()), states)
@@ -184,13 +186,45 @@ def converge(
         yield "systemd-sysusers /etc/sysusers.d/llama-server.conf"
     for instance in settled:
         current_host().noop(f"{unit_name(instance.server.name)} runs as declared")
-    for instance in releases:
+    for instance in in_turn(releases, system().listeners):
         yield from _release(instance, files, states, needs[instance.server.name])
 
 
 def _kept(instance: Instance, state: ServersState) -> bool:
     """Whether the release that is declared has answered as declared, and was kept."""
     return state.servers[instance.server.name].release == release_of(instance)
+
+
+def _loading(instance: Instance, state: ServersState) -> bool:
+    """Whether its process is as declared and has yet to answer: that is waited for."""
+    server = state.servers[instance.server.name]
+    return is_loading(server, config=release_of(instance), binary=instance.binary)
+
+
+def in_turn(releases: Sequence[Instance], listeners: Iterable[Listener]) -> list[Instance]:
+    """Releases in the order in which they find their ports free: who leaves one goes first.
+
+    HostError where each waits for another: none of them could be tried without stopping one that
+    serves, and a release that fails must be able to go back.
+    """
+    holders = {each.port: each.unit for each in listeners}
+    waiting = {unit_name(each.server.name): each for each in releases}
+    found: list[Instance] = []
+    while waiting:
+        free = [
+            unit
+            for unit, instance in waiting.items()
+            if holders.get(instance.server.port) in (None, unit)
+            or holders[instance.server.port] not in waiting
+        ]
+        if not free:
+            names = ", ".join(sorted(each.server.name for each in waiting.values()))
+            raise HostError(
+                f"the servers {names} wait for each other's ports: give one of them a port that is "
+                "free, converge, and then the one that it shall have"
+            )
+        found += [waiting.pop(unit) for unit in free]
+    return found
 
 
 def _mend(
@@ -273,6 +307,8 @@ def _record_server(
     name = instance.server.name
     unit = files[name][0]
     found = needs[name]
+    if not found and state.active != "active":
+        found = (Reason(Cause.NOT_ACTIVE, state.active),)
     if not is_current(unit, states.get(unit.path)) and _only_the_unit_moved(state, found):
         found = ()
     if _key_differs(instance, files, states) and state.key_current:
@@ -380,8 +416,12 @@ def _remove_undeclared(names: Iterable[str]) -> Commands:
         unit = unit_name(name)
         logger.info(f"{current_host().print_prefix}{unit} is declared no longer: removing it")
         yield f"systemctl disable --now -- {operand(unit)}"
-        folders = (f"{UNITS}/{unit}", f"/etc/llama-server/{name}", f"{RELEASES}/{name}")
+        # The unit last: by it a run that comes after a cut finds what is left.
+        state = f"{STATE}/{name}"
+        folders = (f"{SETTINGS}/{name}", f"{RELEASES}/{name}", f"{state}/slots", f"{state}/cuda")
         yield f"rm -rf -- {' '.join(map(operand, folders))}"
+        yield f"rmdir --ignore-fail-on-non-empty -- {operand(state)} 2>/dev/null || :"
+        yield f"rm -f -- {operand(f'{UNITS}/{unit}')}"
         yield "systemctl daemon-reload"
 
 

@@ -2,6 +2,7 @@
 # check devices: whether this build sees the GPUs that it should use, before anything is stopped.
 # check answers SECONDS: whether the server answers as declared: identity, context, a completion,
 # the GPU. Says what doesn't and exits 1.
+# Whatever asks the driver is given a time: on a card that fell off it would wait for ever.
 # The API key travels on curl's standard input, never in an argument.
 unit=@{unit}
 binary=@{binary}
@@ -23,7 +24,7 @@ ask() {
   [ "$left" -gt 0 ] || left=1
   if [ -r "$key" ]; then
     printf 'header = "Authorization: Bearer %s"\n' "$(sed 's/[\\"]/\\&/g' "$key")"
-  fi | curl --config - --fail --silent --show-error --max-time "$left" --noproxy '*'@{curl} \
+  fi | curl --disable --config - --fail --silent --show-error --max-time "$left" --noproxy '*'@{curl} \
     "$@@" "$url$path"
 }
 number() { # of a name in JSON: its first one
@@ -60,7 +61,7 @@ on_gpu() { # MiB of the GPU's memory that its layers take at least
     'offloaded 0/'*) bad "it computes on the processor: $said" ;;
     ?*) return ;;
   esac
-  held=$(nvidia-smi --query-compute-apps=pid,used_memory --format=csv,noheader,nounits 2>/dev/null |
+  held=$(timeout 60 nvidia-smi --query-compute-apps=pid,used_memory --format=csv,noheader,nounits 2>/dev/null |
     while IFS=', ' read -r of mib; do
       case $mib in *[!0-9]* | '') continue ;; esac
       ! printf '%s\n' "$pids" | grep -qx "$of" || echo "$mib"

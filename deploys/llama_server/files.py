@@ -74,6 +74,7 @@ def render_slots(instance: Instance) -> str:
         key=word(KEY_FILE.format(name=server.name)),
         curl=curl_options(server),
         folder=word(slot_folder(server.name)),
+        account=ACCOUNT,
         slots=server.parallel,
         seconds=SLOTS_SECONDS,
         variable=SLOTS_VARIABLE,

@@ -51,7 +51,7 @@ def reason_to_restart(
     + driver_runs: False where the driver's library doesn't go with the loaded kernel module: a
       process that still runs with the old library goes on, one that is started anew finds no GPU
     """
-    if state.active != "active":
+    if state.active != "active" and not is_loading(state, config=config, binary=binary):
         return Reason(Cause.NOT_ACTIVE, state.active)
     if state.config != config:
         return Reason(Cause.CONFIGURATION)
@@ -74,6 +74,12 @@ def reason_to_restart(
     if state.newer_drop_ins:
         return Reason(Cause.DROP_IN, ", ".join(state.newer_drop_ins))
     return None
+
+
+def is_loading(state: ServerState, *, config: str, binary: str) -> bool:
+    """Whether a process as declared is there and doesn't answer yet: to start it anew would throw
+    away what it has loaded, and converges in a row would never let it get ready."""
+    return state.active == "activating" and state.config == config and state.executable == binary
 
 
 def other_program(state: ServerState) -> Reason:

@@ -164,11 +164,12 @@ def _devices(instance: Instance) -> Iterator[str]:
         return
     visible = ""
     if instance.gpu:
-        yield "/usr/bin/nvidia-modprobe -u -c0 2>/dev/null || :"
+        yield "timeout 60 /usr/bin/nvidia-modprobe -u -c0 2>/dev/null || :"
         if instance.server.gpus is not None:
             visible = f"CUDA_VISIBLE_DEVICES={word(','.join(instance.server.gpus))} "
     kind = "CUDA" if instance.gpu else "Vulkan"
-    yield f'{visible}"$binary" --list-devices 2>/dev/null | grep -q {word(f"^ *{kind}[0-9]")} ||'
+    found = word(f"^ *{kind}[0-9]")
+    yield f'{visible}timeout 120 "$binary" --list-devices 2>/dev/null | grep -q {found} ||'
     yield (
         f'  bad "$binary sees no {kind} device (--list-devices): mend the driver (nvidia-smi), '
         f'or set servers.{instance.server.name}.gpus to [] to compute on the processor"'

@@ -1,11 +1,14 @@
 # Puts a release of a server in force, and keeps it only if it answers as declared; otherwise the
 # one that was kept before serves again. Runs as a job on the host: it ends so whoever watches.
+# What it replaces stays beside it, as .old, until a release is kept: a disk that the new one filled
+# doesn't keep the old one from coming back.
 unit=@{unit}
 units=@{units}
 settings=@{settings}
 store=@{store}
 action=@{action}
 umask 077
+placed= # names of files that an exchange brought where there were none
 
 tenths() {
   read -r up _ < /proc/uptime
@@ -15,23 +18,58 @@ tenths() {
 seconds() { echo "$(($1 / 10)).$(($1 % 10)) s"; }
 show() { systemctl show -P "$1" -- "$unit"; }
 
-place() { # a file of a release, where it has to lie; replaced at one blow
-  if cmp -s -- "$1" "$2" && [ "$(stat -c %a:%u:%g -- "$1")" = "$(stat -c %a:%u:%g -- "$2")" ]
-  then return; fi
-  if cp -p -- "$1" "$2.new" && sync -- "$2.new" && mv -fT -- "$2.new" "$2"; then return; fi
-  rm -f -- "$2.new"
-  return 1
+names="@{names} unit"
+pair() { # a release's folder and a name: the file there, and where it has to lie
+  case $2 in
+    unit) from=$1/unit to=$units/$unit ;;
+    *) from=$1/etc/$2 to=$settings/$2 ;;
+  esac
 }
-put() { # a release's folder
-  (umask 022; mkdir -p -- "$settings")
-  rm -f -- "$settings"/*.new "$units/$unit.new" # of a host that went down in the middle
-  for name in @{names}; do
-    if [ -e "$1/etc/$name" ]; then place "$1/etc/$name" "$settings/$name"
-    else rm -f -- "$settings/$name"; fi
+sweep() { # files with these endings
+  for ending; do
+    for name in $names; do
+      pair "$store" "$name"
+      rm -f -- "$to$ending"
+    done
   done
-  place "$1/unit" "$units/$unit"
-  systemctl daemon-reload
-  systemctl enable --quiet -- "$unit"
+}
+current() { # whether a file is in its place already
+  cmp -s -- "$1" "$2" && [ "$(stat -c %a:%u:%g -- "$1")" = "$(stat -c %a:%u:%g -- "$2")" ]
+}
+prepare() { # a release's files beside their places: whatever needs room happens here
+  (umask 022; mkdir -p -- "$settings") || return
+  for name in $names; do
+    pair "$1" "$name"
+    if [ ! -e "$from" ] || current "$from" "$to"; then continue; fi
+    cp -p -- "$from" "$to.new" && sync -- "$to.new" || return
+  done
+}
+exchange() { # what was prepared for what is there; the unit comes last
+  for name in $names; do
+    pair "$1" "$name"
+    if [ -e "$to.new" ]; then
+      if [ -e "$to" ]; then ln -f -- "$to" "$to.old" || return
+      else placed="$placed $name"; fi
+      mv -fT -- "$to.new" "$to" || return
+    elif [ -e "$to" ] && [ ! -e "$from" ]; then mv -fT -- "$to" "$to.old" || return; fi
+  done
+  systemctl daemon-reload && systemctl enable --quiet -- "$unit"
+}
+undo() { # the exchange
+  for name in $names; do
+    pair "$store" "$name"
+    if [ -e "$to.old" ]; then mv -fT -- "$to.old" "$to" || :; continue; fi
+    case " $placed " in *" $name "*) rm -f -- "$to" ;; esac
+  done
+}
+put() { # a release's folder: all of its files, or none
+  placed=
+  sweep .new .old # of a host that went down in the middle
+  if prepare "$1" && exchange "$1"; then return; fi
+  undo
+  sweep .new
+  systemctl daemon-reload || :
+  return 1
 }
 start() {
   systemctl reset-failed -- "$unit" 2>/dev/null || :
@@ -57,10 +95,19 @@ judge() { # a release that was started: says what is wrong with it
   echo "answers, and not as declared: $said"
   return 1
 }
+loaded() { # waits while a server that is being started loads its model
+  end=$((began + $(cat -- "$1/timeout") * 10))
+  while [ "$(tenths)" -lt "$end" ]; do
+    case $(show SubState) in start | start-post) sleep 0.5 ;; *) return ;; esac
+  done
+}
 stays() { # until it is @{settle} s old: what ends at once is no release to keep
   pid=$(show MainPID)
-  started=$(show ExecMainStartTimestampMonotonic)
-  while [ $(($(tenths) * 100000 - started)) -lt @{settle}000000 ]; do
+  # Where a container has an uptime of its own, its age isn't known: it is waited for whole.
+  age=$((($(tenths) * 100000 - $(show ExecMainStartTimestampMonotonic)) / 100000))
+  [ "$age" -ge 0 ] || age=0
+  end=$(($(tenths) + @{settle}0 - age))
+  while [ "$(tenths)" -lt "$end" ]; do
     sleep 0.5
     if [ "$(show MainPID)" != "$pid" ] || [ "$(show ActiveState)" != active ]; then
       result=$(journalctl -n 1 --no-pager -o cat _PID=1 UNIT="$unit" --grep 'Failed with result' \
@@ -76,15 +123,18 @@ fail() {
 }
 replace_link() { ln -sfn -- "$2" "$1.new" && mv -fT -- "$1.new" "$1"; }
 
-again() { # the release that served before; $1: why
+again() { # the release that served before; $1: why. Whatever fails on the way, it is started.
   systemctl stop -- "$unit" || :
-  put "$store/current"
-  kept=$(readlink -- "$store/current")
+  undo
+  trouble=
+  put "$store/current" || trouble=", though not all of its files could be put back"
+  kept=$(readlink -- "$store/current") || :
   if start; then
-    fail "$unit $1; release $kept serves again after $(seconds $(($(tenths) - began))) of interruption"
+    gone=$(seconds $(($(tenths) - began)))
+    fail "$unit $1; release $kept serves again after $gone of interruption$trouble"
   fi
   last_words
-  fail "$unit $1; release $kept does not start either: see journalctl -u $unit"
+  fail "$unit $1; release $kept does not start either$trouble: see journalctl -u $unit"
 }
 
 mkdir -p -- "$store"
@@ -97,6 +147,7 @@ kept=$(readlink -- "$store/current") || kept=
 if [ "$action" = back ]; then
   to=$(readlink -- "$store/previous") || to=
   [ -e "$store/previous/unit" ] || fail "$unit has no previous release to go back to"
+  [ -n "$kept" ] || fail "$unit has no current release: a converge checks what runs, and keeps it"
   # A key that was changed since stays changed.
   if grep -q '^LoadCredential=api-key:' "$store/previous/unit" && [ -e "$settings/api-key" ]; then
     cp -p -- "$settings/api-key" "$store/previous/etc/api-key"
@@ -104,7 +155,8 @@ if [ "$action" = back ]; then
   said=$(sh "$store/previous/check" devices) || fail "$unit: $said; nothing was changed"
   put "$store/previous"
   start || :
-  why=$(judge "$store/previous") || { last_words; again "$why"; }
+  { why=$(judge "$store/previous") && why=$(stays); } || { last_words; again "$why"; }
+  sweep .old
   replace_link "$store/previous" "$kept"
   replace_link "$store/current" "$to"
   echo "release $to serves again after $(seconds $(($(tenths) - began))) of interruption" > report
@@ -124,6 +176,7 @@ if [ "$action" = restart ]; then
   put "$next"
   start || :
 fi
+[ "$action" = restart ] || loaded "$next"
 why=$(judge "$next") || bad=yes
 [ -n "${bad-}" ] || [ "$kept" = "$id" ] || why=$(stays) || bad=yes
 if [ -n "${bad-}" ]; then
@@ -144,12 +197,13 @@ if [ -e "$store/$id" ]; then rm -rf -- "$store/old"; mv -T -- "$store/$id" "$sto
 sync -f -- "$next"
 mv -T -- "$next" "$store/$id"
 rm -rf -- "$store/old"
-if [ -n "$kept" ] && [ "$kept" != "$id" ]; then
-  # The key that is in force is enough; one that it replaced is of no use any more.
-  [ ! -e "$store/$id/etc/api-key" ] || rm -f -- "$store/$kept/etc/api-key"
-  replace_link "$store/previous" "$kept"
-fi
+if [ -n "$kept" ] && [ "$kept" != "$id" ]; then replace_link "$store/previous" "$kept"; fi
 replace_link "$store/current" "$id"
+sweep .old
+if [ -n "$kept" ] && [ "$kept" != "$id" ] && [ -e "$store/$id/etc/api-key" ]; then
+  # The key that is in force is enough; one that it replaced is of no use any more.
+  rm -f -- "$store/$kept/etc/api-key"
+fi
 before=$(readlink -- "$store/previous") || before=
 for folder in "$store"/*/; do
   folder=${folder%/}

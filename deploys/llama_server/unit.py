@@ -44,7 +44,7 @@ def _environment(instance: Instance) -> dict[str, str]:
         result |= {"CUDA_CACHE_PATH": f"{home}/cuda", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         if instance.server.gpus is not None:
             result["CUDA_VISIBLE_DEVICES"] = ",".join(instance.server.gpus)
-    if instance.vulkan and instance.server.gpus:
+    if instance.vulkan and instance.server.gpus is not None:
         result["GGML_VK_VISIBLE_DEVICES"] = ",".join(_vulkan_gpus(instance.server))
     if instance.server.slot_save:
         result[SLOTS_VARIABLE] = _slot_key(instance)
@@ -194,7 +194,10 @@ def _further(server: ServerSettings) -> Iterator[str]:
     if server.socket_path is not None and server.socket_group is not None:
         path = server.socket_path
         group = operand(server.socket_group)
-        yield f"ExecStartPost=+/bin/sh -c 'chgrp -- {group} {path} && chmod 660 -- {path}'"
+        # The server owns the folder and may put a link there: its own right to change the mode is
+        # used, and the group of a link itself is changed.
+        yield f"ExecStartPost=/bin/chmod 660 -- {path}"
+        yield f"ExecStartPost=+/bin/chgrp -h -- {group} {path}"
     if server.slot_save:
         script = f"/bin/sh {SETTINGS}/{server.name}/slots"
         yield f"ExecStartPost=+-{script} restore"

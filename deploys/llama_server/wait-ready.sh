@@ -1,13 +1,14 @@
 @{mark}: the next converge undoes changes here.
 # Ends when the server is healthy and lists its model; fails when the server ends before that.
-# The API key travels on curl's standard input, never in an argument.
+# The API key travels on curl's standard input, never in an argument. Root runs this with the server's
+# home: curl must not read a .curlrc there (--disable, which has to come first).
 url=@{url}
 key=@{key}
 
 ask() {
   if [ -r "$key" ]; then
     printf 'header = "Authorization: Bearer %s"\n' "$(sed 's/[\\"]/\\&/g' "$key")"
-  fi | curl --config - --fail --silent --max-time 10 --noproxy '*'@{curl} "$url$1"
+  fi | curl --disable --config - --fail --silent --max-time 10 --noproxy '*'@{curl} "$url$1"
 }
 
 while kill -0 "$MAINPID" 2>/dev/null; do

@@ -217,6 +217,11 @@ def test_a_vulkan_server_reaches_render_nodes_and_nothing_of_cudas_is_set() -> N
     assert "render" not in account_file().content
 
 
+def test_a_vulkan_server_without_gpus_sees_none() -> None:
+    assert "Environment=GGML_VK_VISIBLE_DEVICES=\n" in render_unit(instance(gpus=()))
+    assert "GGML_VK_VISIBLE_DEVICES" not in render_unit(instance(gpus=None))
+
+
 def test_vulkan_takes_no_uuid() -> None:
     with pytest.raises(ServerError, match=r"servers\.coder\.gpus: Vulkan knows GPUs by index"):
         render_unit(instance(gpus=("GPU-8f6f9d1c",)))

@@ -15,11 +15,13 @@ from pyinfra.connectors.fake import FakeConnector
 from pyinfra.context import ctx_state
 
 from deploys.common.files import ManagedFile
+from deploys.common.operations import HostError
 from deploys.llama_cpp.build import Machine, plan_build
-from deploys.llama_server import llama_server
+from deploys.llama_server import in_turn, llama_server
 from deploys.llama_server.files import account_file, server_files
 from deploys.llama_server.instance import Instance
 from deploys.llama_server.unit import config_hash, render_unit
+from facts.system import Listener
 from inventories.settings import (
     Artifact,
     CudaSettings,
@@ -268,6 +270,33 @@ def test_a_process_that_is_not_what_is_declared_is_restarted(
     assert not run.has("mktemp")
 
 
+def test_a_server_that_still_loads_as_declared_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = converge(monkeypatch, OnHost(active="activating"))
+    assert "action=keep\n" in run.staged["script"]
+    assert converge(monkeypatch, OnHost(active="activating", config="other")).restarts
+
+
+def moved(name: str, port: int) -> Instance:
+    return replace(INSTANCE, server=replace(INSTANCE.server, name=name, port=port))
+
+
+def held(**ports: int) -> list[Listener]:
+    return [Listener(port, unit=f"llama-server@{name}.service") for name, port in ports.items()]
+
+
+def test_who_leaves_a_port_goes_before_who_wants_it() -> None:
+    first, second, third = moved("a", 8889), moved("b", 8890), moved("c", 9000)
+    turn = in_turn([first, second, third], held(a=8888, b=8889, c=9000))
+    assert [each.server.name for each in turn] == ["b", "c", "a"]
+
+
+def test_servers_that_exchange_their_ports_are_told_how_to() -> None:
+    with pytest.raises(HostError, match="servers a, b wait for each other's ports: give one"):
+        in_turn([moved("a", 8889), moved("b", 8888)], held(a=8888, b=8889))
+
+
 def test_no_process_is_restarted_into_a_driver_that_does_not_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -289,10 +318,13 @@ def test_a_server_that_is_declared_no_longer_is_stopped_and_removed(
 ) -> None:
     run = converge(monkeypatch, OnHost(others=("old",)))
     assert run.has("systemctl disable --now -- llama-server@old.service")
-    assert run.has(
-        "rm -rf -- /etc/systemd/system/llama-server@old.service /etc/llama-server/old "
-        "/var/lib/llamaherd/releases/old"
+    folders = run.has(
+        "rm -rf -- /etc/llama-server/old /var/lib/llamaherd/releases/old "
+        "/var/lib/llama-server/old/slots /var/lib/llama-server/old/cuda"
     )
+    assert folders
+    # By the unit a run that comes after a cut finds the rest.
+    assert run.has("rm -f -- /etc/systemd/system/llama-server@old.service")
     assert not run.staged
 
 

@@ -254,7 +254,7 @@ EFFECTS = {
         True, SERVER, "--host /run/llama-server/coder", given=NO_PORT
     ),
     "servers.NAME.socket_group": Effect(
-        "web", SERVER, "chgrp -- web /run/llama-server/coder", given=SOCKET
+        "web", SERVER, "chgrp -h -- web /run/llama-server/coder", given=SOCKET
     ),
     "servers.NAME.models_max": Effect(1, SERVER, "--models-max 1", given=ROUTER),
     "servers.NAME.models.NAME.context": Effect(8192, SERVER, "ctx-size = 16384", given=ROUTER),
