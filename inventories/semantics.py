@@ -580,7 +580,7 @@ def _opencode(profile: _Profile, rules: _Rules) -> None:
 
 
 def _references(profile: _Profile, section: Node, key: Mark, rules: _Rules) -> None:
-    plain = section.plain()
+    plain = section.usable()
     servers = tuple(_entries(profile.node, "servers"))
     # "" stands for the host itself, whichever of the profile's hosts that is.
     providers = resolve_providers("", plain, servers)
@@ -630,7 +630,7 @@ def _claude_code(profile: _Profile, rules: _Rules) -> None:
     path: tuple[str, ...] = ("clients", "claude_code")
     key = clients.keys["claude_code"]
     servers = tuple(_entries(profile.node, "servers"))
-    target = claude_code_server("", section.plain(), servers)
+    target = claude_code_server("", section.usable(), servers)
     if target is None:
         message = (
             f"say which server Claude Code talks to: server: {' or '.join(servers)}"

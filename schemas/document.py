@@ -87,6 +87,20 @@ class Node:
             return [child.plain() for child in self.value]
         return self.value
 
+    def usable(self) -> Any:
+        """Plain data without what was already complained about: a key or item of it is left out.
+
+        None for a node that is itself refused.
+        """
+        if self.kind == "invalid":
+            return None
+        if self.kind == "mapping":
+            entries = self.value.items()
+            return {key: child.usable() for key, child in entries if child.kind != "invalid"}
+        if self.kind == "sequence":
+            return [child.usable() for child in self.value if child.kind != "invalid"]
+        return self.value
+
     def walk(self, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mark]]:
         """Path and mark of everything below, parents first; list items count from ``"0"``.
 
