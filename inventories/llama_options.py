@@ -7,6 +7,7 @@ The command line, a router's preset file and the refusals of ``extra_args`` are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +23,8 @@ class Option:
     """One option of llama-server.
 
     + setting: the server's setting that stands for it, with dots inside ``sampling`` and ``tls``;
-      empty where none does
+      one that begins with ``models.`` is a model's, one with ``hub.`` the hub's; empty where none
+      does
     + name: the long spelling that is rendered
     + aliases: its other spellings
     + negated: spellings that say the opposite, the rendered one first
@@ -68,7 +70,10 @@ OPTIONS: tuple[Option, ...] = (
     _always("model", "--model", "-m", env="LLAMA_ARG_MODEL"),
     _always("model", "--alias", "-a", env="LLAMA_ARG_ALIAS"),
     _always("model", "--hf-repo", "-hf", "-hfr", env="LLAMA_ARG_HF_REPO"),
+    _always("model", "--hf-file", "-hff", env="LLAMA_ARG_HF_FILE"),
     _always("model", "--model-url", "-mu", env="LLAMA_ARG_MODEL_URL"),
+    _always("model", "--docker-repo", "-dr", env="LLAMA_ARG_DOCKER_REPO"),
+    _always("hub.token", "--hf-token", "-hft", env="HF_TOKEN"),
     Option("models", "--models-preset", env="LLAMA_ARG_MODELS_PRESET", always=True, recent=True),
     _always("models", "--models-dir", env="LLAMA_ARG_MODELS_DIR"),
     _always("models_max", "--models-max", env="LLAMA_ARG_MODELS_MAX"),
@@ -89,6 +94,18 @@ OPTIONS: tuple[Option, ...] = (
     _always("sampling.min_p", "--min-p", env="LLAMA_ARG_MIN_P"),
     _always("sampling.repeat_penalty", "--repeat-penalty", env="LLAMA_ARG_REPEAT_PENALTY"),
     _always("models.mmproj", "--mmproj", "-mm", env="LLAMA_ARG_MMPROJ"),
+    _always("models.mmproj", "--mmproj-url", "-mmu", env="LLAMA_ARG_MMPROJ_URL"),
+    Option(
+        "models.mmproj",
+        "--mmproj-auto",
+        negated=("--no-mmproj", "--no-mmproj-auto"),
+        env="LLAMA_ARG_MMPROJ_AUTO",
+        always=True,
+    ),
+    Option("models.adapters", "--lora"),
+    Option("models.adapters", "--lora-scaled"),
+    Option("models.adapters", "--lora-init-without-apply"),
+    Option("gpus", "--device", ("-dev",), env="LLAMA_ARG_DEVICE"),
     Option("flash_attention", "--flash-attn", ("-fa",), env="LLAMA_ARG_FLASH_ATTN", recent=True),
     Option("cache_type_k", "--cache-type-k", ("-ctk",), env="LLAMA_ARG_CACHE_TYPE_K", recent=True),
     Option("cache_type_v", "--cache-type-v", ("-ctv",), env="LLAMA_ARG_CACHE_TYPE_V", recent=True),
@@ -130,6 +147,13 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "draft", "--spec-draft-model", ("-md", "--model-draft"), env="LLAMA_ARG_SPEC_DRAFT_MODEL"
     ),
+    _always(
+        "draft",
+        "--spec-draft-hf",
+        *("-hfd", "-hfrd", "--hf-repo-draft"),
+        env="LLAMA_ARG_SPEC_DRAFT_HF_REPO",
+    ),
+    Option("draft", "--spec-default"),
     Option("draft", "--spec-type", env="LLAMA_ARG_SPEC_TYPE"),
     Option("draft", "--spec-draft-n-max", env="LLAMA_ARG_SPEC_DRAFT_N_MAX"),
     Option("draft", "--spec-draft-n-min", env="LLAMA_ARG_SPEC_DRAFT_N_MIN"),
@@ -153,7 +177,23 @@ OPTIONS: tuple[Option, ...] = (
     _always("tls.key", "--ssl-key-file", env="LLAMA_ARG_SSL_KEY_FILE"),
 )
 
-# These let whoever reaches the server run things on the host.
+# llama.cpp's own presets: each sets repository, port, context and more at once (common/arg.cpp).
+PRESETS: tuple[str, ...] = (
+    "--embd-gemma-default",
+    "--fim-qwen-1.5b-default",
+    "--fim-qwen-3b-default",
+    "--fim-qwen-7b-default",
+    "--fim-qwen-7b-spec",
+    "--fim-qwen-14b-spec",
+    "--fim-qwen-30b-default",
+    "--gpt-oss-20b-default",
+    "--gpt-oss-120b-default",
+    "--vision-gemma-4b-default",
+    "--vision-gemma-12b-default",
+)
+_LIKE_A_PRESET = re.compile(r"--(?!spec-default$)[a-z][a-z0-9.-]*-default$|--fim-[a-z0-9.-]+$")
+
+# These let whoever reaches the server run things on the host; others that begin like them do, too.
 DANGEROUS: tuple[str, ...] = (
     "--tools",
     "--agent",
@@ -163,14 +203,36 @@ DANGEROUS: tuple[str, ...] = (
     "--webui-mcp-proxy",
 )
 
+# These let them read the host's files.
+READING: tuple[str, ...] = ("--media-path", "--path")
+
+_ENDS = "it says something and ends, so that there is no server"
+REFUSED: Mapping[str, str] = {
+    "--api-prefix": "clients of the fleet and the check that a server answers know no prefix",
+    "--reuse-port": "two servers at one port would share requests; each has its own",
+    **dict.fromkeys(("-h", "--help", "--usage", "--version", "--list-devices"), _ENDS),
+    **dict.fromkeys(("-cl", "--cache-list", "--completion-bash"), _ENDS),
+}
+"""What no server of a fleet can have, and why: no setting stands for these."""
+
 _BY_SPELLING: Mapping[str, Option] = {
     spelling: option for option in OPTIONS for spelling in option.spellings
 }
 
 
 def flag_of(argument: str) -> str:
-    """The option of a word of a command line; llama-server takes ``--flag=value`` for no flag."""
-    return argument.partition("=")[0]
+    """The option that a word of a command line names, as the table spells it.
+
+    llama-server takes ``--ctx_size`` for ``--ctx-size``. It knows neither ``--flag=value`` nor
+    both in one word, but who writes these means the flag.
+    """
+    flag = re.split(r"[=\s]", argument, maxsplit=1)[0]
+    return flag.replace("_", "-") if flag.startswith("--") else flag
+
+
+def is_two_words(argument: str) -> bool:
+    """Whether an argument is an option and its value in one word, which no llama-server takes."""
+    return re.match(r"--?[A-Za-z][\w.-]*\s", argument) is not None
 
 
 def managed(argument: str, settings: Mapping[str, object]) -> Option | None:
@@ -178,7 +240,10 @@ def managed(argument: str, settings: Mapping[str, object]) -> Option | None:
 
     + settings: what the server sets, by name; values count as set unless they are None or False
     """
-    option = _BY_SPELLING.get(flag_of(argument))
+    flag = flag_of(argument)
+    if _LIKE_A_PRESET.match(flag):
+        return Option("model", flag, always=True)
+    option = _BY_SPELLING.get(flag)
     if option is None:
         return None
     value = settings.get(option.setting)
@@ -187,7 +252,21 @@ def managed(argument: str, settings: Mapping[str, object]) -> Option | None:
 
 def is_dangerous(argument: str) -> bool:
     """Whether an argument hands a shared server's host to whoever can reach the server."""
-    return flag_of(argument).startswith(DANGEROUS)
+    return flag_of(argument).startswith(DANGEROUS) or flag_of(argument) in READING
+
+
+def refusal(argument: str) -> str | None:
+    """Why no server of a fleet may have an argument, whatever its settings; None for any other."""
+    flag = flag_of(argument)
+    if flag in READING:
+        return f"{flag} lets clients read files of the host; it is not for a shared server"
+    if is_dangerous(argument):
+        return f"{flag} lets clients run things on the host; it is not for a shared server"
+    if flag in REFUSED:
+        return f"{flag} is not for a server of a fleet: {REFUSED[flag]}"
+    if is_two_words(argument):
+        return f"arguments are one word each: write {flag} and its value as two entries"
+    return None
 
 
 def render(values: Mapping[str, Value]) -> Iterator[tuple[Option, Value]]:

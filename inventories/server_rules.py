@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from inventories.llama_options import flag_of, is_dangerous, managed
+from inventories.llama_options import flag_of, managed, refusal
 from schemas.document import Mark, Node
 from schemas.validate import did_you_mean
 
@@ -41,7 +41,7 @@ def server_findings(server: Node, key: Mark, models: Mapping[str, Node]) -> Iter
         yield later, (), message
     for path, node in _processes(server):
         yield from _process(server, node, path)
-    yield from _arguments(server)
+    yield from _arguments(server, models)
 
 
 def _one_of(server: Node, key: Mark, first: str, second: str, named: str) -> Iterator[Finding]:
@@ -190,28 +190,44 @@ def _split(server: Node, own: Node, path: tuple[str, ...]) -> Iterator[Finding]:
             yield main.mark, (*below, "main_gpu"), message
 
 
-def _arguments(server: Node) -> Iterator[Finding]:
+def _arguments(server: Node, models: Mapping[str, Node]) -> Iterator[Finding]:
     arguments = server.get("extra_args")
     if arguments is None or arguments.kind != "sequence":
         return
-    settings = {name: node.value for name, node in server.value.items()}
-    for _, node in _processes(server):
-        settings |= {name: child.value for name, child in node.value.items()}
+    settings = _settings(server, models)
     for index, item in enumerate(arguments.value):
         if item.kind != "string":
             continue
-        path = ("extra_args", index)
         option = managed(item.value, settings)
+        said = refusal(item.value)
         if option is not None:
-            name = flag_of(item.value)
-            message = f"instead of {name}, use the setting {option.setting} of the server"
-            yield item.mark, path, message
-        elif is_dangerous(item.value):
-            message = (
-                f"{flag_of(item.value)} lets clients run things on the host; "
-                "it is not for a shared server"
-            )
-            yield item.mark, path, message
+            said = f"instead of {flag_of(item.value)}, use the setting {_place_of(option.setting)}"
+        if said is not None:
+            yield item.mark, ("extra_args", index), said
+
+
+def _settings(server: Node, models: Mapping[str, Node]) -> dict[str, object]:
+    """What stands for an option beside ``extra_args``: of the server, and of what it serves."""
+    settings: dict[str, object] = {name: node.value for name, node in server.value.items()}
+    for _, node in _processes(server):
+        settings |= {name: child.value for name, child in node.value.items()}
+    if settings.get("gpus") == "all":
+        del settings["gpus"]
+    named = [_value(server, "model", None)]
+    several = server.get("models")
+    if several is not None and several.kind == "mapping":
+        named += several.value
+    if any(name in models and models[name].get("adapters") is not None for name in named):
+        settings["models.adapters"] = True
+    return settings
+
+
+def _place_of(setting: str) -> str:
+    """A setting as its owner's: a server's, unless it says whose."""
+    owner, _, key = setting.partition(".")
+    if owner == "models" and key:
+        return f"models.NAME.{key}"
+    return setting if owner == "hub" else f"{setting} of the server"
 
 
 def _value(node: Node, name: str, default: Any) -> Any:

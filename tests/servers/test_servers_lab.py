@@ -15,16 +15,14 @@ from servers_lab_support import lay_certificate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploys"))
 from servers_support import instance_of, settings_of
+from test_llama_options import recorded
 
 from deploys.llama_server.arguments import arguments
-from inventories.llama_options import OPTIONS
 
 pytestmark = pytest.mark.lab
 
 KINDS = ("plain", "secure", "keeper", "hidden", "several")
 MODEL = "/var/lib/llamaherd/models/demo/SmolLM2-135M-Instruct-GGUF/*/*.gguf"
-OLDER = {"--mmap", "--no-mmap", "--mlock"}  # builds that have --load-mode don't name them
-PRESET = {"--load-on-startup"}  # a key of preset files, no argument
 
 
 def binary(site) -> str:
@@ -102,20 +100,17 @@ def test_a_socket_is_its_groups_alone_and_survives_a_kill(site) -> None:
     assert site.ssh(f"runuser -u www-data -- {ask}") == '{"status":"ok"}'
 
 
-def test_the_table_spells_each_option_as_llama_server_does(site) -> None:
-    known: dict[str, tuple[set[str], list[str]]] = {}
+def test_the_recorded_options_are_those_of_a_real_llama_server(site) -> None:
+    found: dict[str, tuple[set[str], list[str]]] = {}
     entry: tuple[set[str], list[str]] = (set(), [])
     for line in site.ssh(f"{binary(site)} --help 2>&1").splitlines():
-        head = re.match(r"(-[\w-]+(?:,\s+-[\w-]+)*)", line)
+        head = re.match(r"(-[\w.-]+(?:,\s+-[\w.-]+)*)", line)
         if head:
             entry = (set(re.split(r",\s+", head[1])), [])
-            known |= dict.fromkeys(entry[0], entry)
+            found |= dict.fromkeys(entry[0], entry)
         entry[1].extend(re.findall(r"\(env: (\w+)\)", line))
-    for option in OPTIONS:
-        if option.name not in OLDER | PRESET:
-            spellings, variables = known[option.name]
-            assert spellings == set(option.spellings)
-            assert (variables[:1] or [""])[0] == option.env, option.name
+    read = {name: (frozenset(words), (*env, "")[0]) for name, (words, env) in found.items()}
+    assert read == recorded()
 
 
 SETTINGS = [
