@@ -19,6 +19,7 @@ from inventories.builds import build_of_ref, too_old
 from inventories.catalogue import names as catalogue_names
 from inventories.catalogue import unknown as unknown_in_catalogue
 from inventories.catalogue import with_catalogue
+from inventories.cmake import misspelt, setting_of
 from inventories.merge import (
     empty_mapping,
     find_cycles,
@@ -52,33 +53,6 @@ FIRST_BRANCH_WITH_OPEN_MODULES_ONLY = 620
 
 SECTIONS = ("cuda", "driver", "llama_cpp", "servers", "opencode", "clients")
 """What a profile is made of; ``ssh`` differs from host to host."""
-
-OWN_CMAKE: Mapping[str, str] = {
-    "CMAKE_CUDA_ARCHITECTURES": "llama_cpp.architectures",
-    "GGML_NATIVE": "llama_cpp.native",
-    "GGML_CUDA": "cuda.provider",
-    "GGML_CCACHE": "llama_cpp.compiler_cache",
-    "CMAKE_BUILD_TYPE": "nothing: builds are Release",
-    "BUILD_SHARED_LIBS": "nothing: the libraries of llama.cpp are linked in",
-    "LLAMA_BUILD_TESTS": "llama_cpp.targets",
-    "LLAMA_BUILD_EXAMPLES": "llama_cpp.targets",
-    "LLAMA_USE_PREBUILT_UI": "nothing: a build downloads nothing",
-    "LLAMA_BUILD_NUMBER": "llama_cpp.build_number",
-    "LLAMA_BUILD_COMMIT": "llama_cpp.commit",
-    "CMAKE_INSTALL_PREFIX": "nothing: builds lie below /opt/llama.cpp",
-}
-
-# Definitions that are free until the setting for them is used.
-CMAKE_OF_SETTINGS: Mapping[str, str] = {
-    "GGML_VULKAN": "backends",
-    "GGML_STATIC": "static",
-    "GGML_RPC": "rpc",
-    "GGML_CUDA_FA_QUANTS": "flash_attention_quants",
-    "GGML_CUDA_FA_ALL_QUANTS": "flash_attention_quants",
-    "CMAKE_C_COMPILER_LAUNCHER": "compiler_cache",
-    "CMAKE_CXX_COMPILER_LAUNCHER": "compiler_cache",
-    "CMAKE_CUDA_COMPILER_LAUNCHER": "compiler_cache",
-}
 
 
 @dataclass(frozen=True)
@@ -401,7 +375,7 @@ def _llama_cpp(
         rules.on_host(profile, mark, path, message)
     else:
         _backends(profile, build, cuda, path, rules)
-    _definitions(profile, build, path, rules)
+    _definitions(profile, build, cuda, path, rules)
 
 
 def _backends(
@@ -425,15 +399,29 @@ def _backends(
             rules.on_host(profile, build.keys[key], (*path, key), message)
 
 
-def _definitions(profile: _Profile, build: Node, path: tuple[str, ...], rules: _Rules) -> None:
+def _definitions(
+    profile: _Profile, build: Node, cuda: Node | None, path: tuple[str, ...], rules: _Rules
+) -> None:
     """Further CMake definitions may not contradict what llamaherd sets itself."""
+    provider = _provider_of_cuda(build, cuda) if cuda is not None else None
     for name, value in _entries(build, "cmake").items():
-        setting = OWN_CMAKE.get(name)
-        if setting is None and CMAKE_OF_SETTINGS.get(name) in build.value:
-            setting = f"llama_cpp.{CMAKE_OF_SETTINGS[name]}"
+        setting, right = setting_of(name, build.value, provider), misspelt(name)
         if setting is not None:
             message = f"llamaherd sets this itself; the setting for it is {setting}"
             rules.on_host(profile, value.mark, (*path, "cmake", name), message)
+        elif right is not None:
+            message = f"CMake would ignore this: it knows {right}"
+            rules.on_host(profile, value.mark, (*path, "cmake", name), message)
+
+
+def _provider_of_cuda(build: Node, cuda: Node) -> str | None:
+    """Where a build that computes with CUDA has its toolkit from; None for any other build."""
+    backends, provider = build.get("backends"), _value(cuda, "provider", "nvidia-repo")
+    if backends is not None and backends.kind == "sequence":
+        used = any(item.value == "cuda" for item in backends.value)
+    else:
+        used = backends is None
+    return str(provider) if used and provider not in ("none", None) else None
 
 
 def _only_with_archive(

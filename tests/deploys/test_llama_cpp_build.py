@@ -20,6 +20,7 @@ from deploys.llama_cpp.build import (
     source_script,
 )
 from facts.llama_cpp import LlamaCppState, parse_builds
+from inventories import cmake
 from inventories.settings import (
     ArchiveSource,
     Artifact,
@@ -251,3 +252,43 @@ def test_finished_and_prepared_builds_are_told_apart() -> None:
 def test_a_damaged_manifest_fails_this_host_and_names_the_folder() -> None:
     with pytest.raises(FactProcessError, match=r"/opt/llama\.cpp/b1/manifest\.json is damaged"):
         parse_builds(["@@llamaherd:build b1", '{"name": '])
+
+
+CHANGES: tuple[dict[str, object], ...] = (
+    {},
+    {"backends": ("vulkan",)},
+    {"rpc": True},
+    {"compiler_cache": "sccache"},
+    {"static": True, "flash_attention_quants": ("all",)},
+)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "change"),
+    [
+        *((CPU, change) for change in CHANGES[:-1]),  # the last ones need CUDA
+        *((CUDA, change) for change in CHANGES),
+        *((CudaSettings("distribution", "12.4"), change) for change in CHANGES),
+    ],
+)
+def test_a_definition_that_is_set_here_is_one_that_a_fleet_file_cannot_set(
+    cuda: CudaSettings, change: dict[str, object]
+) -> None:
+    with_cuda = cuda.provider != "none" and "backends" not in change
+    settings = replace(SETTINGS, **change)  # type: ignore[arg-type]
+    definitions = cmake_definitions(settings, cuda, MACHINE)
+    provider = cuda.provider if with_cuda else None
+    free = [name for name in definitions if not cmake.setting_of(name, change, provider)]
+    assert free == []
+
+
+def test_a_definition_that_a_fleet_file_cannot_set_is_set_here() -> None:
+    names = set(cmake_definitions(SETTINGS, CUDA, MACHINE)) | {"CMAKE_INSTALL_PREFIX"}
+    assert set(cmake.ALWAYS) | set(cmake.WITH_CUDA) == names
+
+
+def test_definitions_are_in_the_case_that_cmake_knows() -> None:
+    assert cmake.misspelt("ggml_lto") == "GGML_LTO"
+    assert cmake.misspelt("Cmake_C_Flags") == "CMAKE_C_FLAGS"
+    for name in ("GGML_LTO", "CMAKE_DISABLE_FIND_PACKAGE_OpenMP", "Vulkan_GLSLC_EXECUTABLE"):
+        assert cmake.misspelt(name) is None
