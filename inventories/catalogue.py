@@ -112,7 +112,7 @@ def unknown(name: str, among: Iterable[str] | None = None) -> str:
 def load_entry(path: Path) -> Entry:
     """Read and check one file; :class:`ProblemsError` with every problem in it."""
     document = read_document(path)
-    problems = [*document.problems, *check_document(document, SCHEMA)]
+    problems = check_document(document, SCHEMA)
     if problems or document.root is None:
         raise ProblemsError(problems)
     values = document.root.plain()

@@ -103,7 +103,7 @@ def load_fleet(path: Path) -> Fleet:
 
 def fleet_of(document: Document, path: Path) -> Fleet:
     """The fleet that a document describes; raises :class:`ProblemsError` as ``load_fleet`` does."""
-    problems = [*document.problems, *check_document(document, SCHEMA)]
+    problems = check_document(document, SCHEMA)
     root = document.root
     if root is None or root.kind != "mapping":
         raise ProblemsError(problems)

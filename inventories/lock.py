@@ -479,7 +479,7 @@ def load_lock(text: str, file: str) -> Lock:
     :func:`dump_lock` wouldn't have written.
     """
     found = parse_document(text.encode(), file)
-    problems = [*found.problems, *check_document(found, "lock.schema.json")]
+    problems = check_document(found, "lock.schema.json")
     if problems or found.root is None:
         raise ProblemsError(
             replace(problem, message=f"{problem.message}; {_REMAKE}") for problem in problems

@@ -205,7 +205,9 @@ _TAB_INDENT = re.compile(r"^ *\t", re.MULTILINE)
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False}
 _BOOLEANS["FALSE"] = False
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
-_OLD_BOOLEANS = frozenset({"yes", "no", "on", "off"})
+OLD_BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+OLD_BOOLEAN = "YAML 1.1 reads a bare"
+"""How the message about such a word begins; a schema may know the better remedy."""
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)\Z")
 _FLOAT = re.compile(r"[-+]?[0-9]+\.[0-9]+\Z")
 _SURPRISES: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -264,13 +266,10 @@ def _plain_scalar(text: str) -> tuple[Kind, Any, str]:
         return "null", None, ""
     if text in _BOOLEANS:
         return "boolean", _BOOLEANS[text], ""
-    if text.lower() in _OLD_BOOLEANS:
-        meaning = "true" if text.lower() in ("yes", "on") else "false"
-        return (
-            "invalid",
-            None,
-            f"YAML 1.1 reads a bare {text} as {meaning}: quote it, " + ("or write true or false"),
-        )
+    if text.lower() in OLD_BOOLEANS:
+        meaning = OLD_BOOLEANS[text.lower()]
+        words = f"{OLD_BOOLEAN} {text} as {meaning}: quote it, or write true or false"
+        return "invalid", None, words
     if text[0] not in "0123456789+-.":
         return "string", text, ""
     for pattern, why in _SURPRISES:
@@ -282,6 +281,14 @@ def _plain_scalar(text: str) -> tuple[Kind, Any, str]:
     if _FLOAT.match(text):
         return "number", float(text), ""
     return "string", text, ""
+
+
+def reads_plainly_as(text: str) -> str:
+    """What an unquoted scalar is: ``text``, ``true``, ``false``, or the name of another kind."""
+    if text.lower() in OLD_BOOLEANS:
+        return OLD_BOOLEANS[text.lower()]
+    kind, value, _ = _plain_scalar(text)
+    return "text" if kind == "string" else str(value).lower() if kind == "boolean" else kind
 
 
 class _Discard:

@@ -22,8 +22,26 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from schemas.document import Document, Mark, Node, dotted, on_one_line, printable
+from schemas.document import (
+    OLD_BOOLEAN,
+    OLD_BOOLEANS,
+    Document,
+    Mark,
+    Node,
+    dotted,
+    printable,
+)
 from schemas.problems import Problem
+from schemas.remedies import (
+    choices,
+    not_one_of,
+    old_boolean,
+    python_pattern,
+    short,
+    types_of,
+    wrong_kind,
+    wrong_text,
+)
 
 PathParts = tuple[str | int, ...]
 Report = Callable[[Mark, PathParts, str], None]
@@ -44,15 +62,6 @@ _KEYWORDS = frozenset(
         *("minProperties", "maxProperties", "oneOf", "dependentRequired"),
     }
 )
-_ARTICLES = {
-    "object": "a mapping",
-    "array": "a list",
-    "string": "text",
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "null": "null",
-}
 _TYPE_OF_KIND = {
     "mapping": "object",
     "sequence": "array",
@@ -81,20 +90,32 @@ def resolve(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, 
 
 
 def check_document(document: Document, schema_name: str) -> list[Problem]:
-    """Every problem of a document's shape; empty for one without a root, which has its own.
+    """Every problem of a document: those found when it was read, and those of its shape.
 
     Values that are reported become nodes of the kind ``invalid``, so that later rules pass them
-    over instead of complaining again.
+    over instead of complaining again. What was said of a bare ``on`` or ``no`` is said better
+    where the schema knows what belongs there.
     """
     if document.root is None:
-        return []
+        return list(document.problems)
     problems: list[Problem] = []
 
     def report(mark: Mark, path: PathParts, message: str) -> None:
         problems.append(Problem(document.position(mark), dotted(path), printable(message)))
 
     _compiled(schema_name)(document.root, (), (1, 1), report)
-    return problems
+    better = {
+        problem.position: problem
+        for problem in reversed(problems)
+        if problem.message.startswith(OLD_BOOLEAN)
+    }
+    read = [
+        better.get(problem.position, problem)
+        if problem.message.startswith(OLD_BOOLEAN)
+        else problem
+        for problem in document.problems
+    ]
+    return [*read, *(problem for problem in problems if problem.position not in better)]
 
 
 def did_you_mean(word: str, known: Iterable[str], *, known_as: str = "known") -> str:
@@ -134,19 +155,22 @@ class _Compiler:
         unknown = set(schema) - _ANNOTATIONS - _KEYWORDS
         if unknown:
             raise ValueError(f"keywords that are not supported: {sorted(unknown)}")
+        items = resolve(schema.get("items", {}), self.root)
         by_kind: dict[str, list[Check]] = {
             "mapping": self._mapping(schema),
             "sequence": self._sequence(schema),
-            "string": _string(schema),
+            "string": _string(schema, items),
             "integer": _number(schema),
             "number": _number(schema),
         }
-        allowed, complaint = _type(schema)
+        allowed, complaint = _type(schema, items)
         value_check = _choice(schema)
 
         def check(node: Node, path: PathParts, key: Mark, report: Report) -> None:
             kind = node.kind
             if kind == "invalid":
+                if node.text.lower() in OLD_BOOLEANS:
+                    report(node.mark, path, old_boolean(node, schema, items))
                 return
             if allowed is not None and kind not in allowed:
                 report(node.mark, path, complaint(node))
@@ -209,7 +233,7 @@ class _Compiler:
         return check
 
     def _names(self, schema: Mapping[str, Any]) -> Check:
-        rules = _string(resolve(schema, self.root))
+        rules = _string(resolve(schema, self.root), {})
 
         def check(node: Node, path: PathParts, _key: Mark, report: Report) -> None:
             for name in node.value:
@@ -233,62 +257,31 @@ class _Compiler:
 
 
 def _type(
-    schema: Mapping[str, Any],
+    schema: Mapping[str, Any], items: Mapping[str, Any]
 ) -> tuple[frozenset[str] | None, Callable[[Node], str]]:
     """The node kinds that are allowed (None: all), and what to say about any other."""
-    wanted = schema.get("type")
-    if wanted is None:
+    names = types_of(schema)
+    if not names:
         return None, str
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
     kinds = {kind for kind, name in _TYPE_OF_KIND.items() if name in names}
     if "number" in names:
         kinds.add("integer")
-    own_words = schema.get("errorMessage")
-    shown = " or ".join(_ARTICLES[name] for name in names if name != "null" or len(names) == 1)
-
-    def complaint(node: Node) -> str:
-        if own_words:
-            return str(own_words)
-        if "string" in names and node.kind in ("integer", "number", "boolean"):
-            return f'must be {shown}, is {_describe(node)}: quote it, "{_short(node.text)}"'
-        return f"must be {shown}, is {_describe(node)}"
-
-    return frozenset(kinds), complaint
-
-
-def _describe(node: Node) -> str:
-    if node.kind == "null":
-        return "empty"
-    if node.kind in ("mapping", "sequence"):
-        return _ARTICLES[_TYPE_OF_KIND[node.kind]]
-    if node.kind == "boolean":
-        return str(node.value).lower()
-    article = "the text" if node.kind == "string" else "the number"
-    return f"{article} {_short(node.text)}"
-
-
-def _short(text: str) -> str:
-    """A value as messages print it; an empty one as quotes."""
-    return on_one_line(text) or '""'
+    return frozenset(kinds), lambda node: wrong_kind(node, schema, items)
 
 
 def _choice(schema: Mapping[str, Any]) -> Check | None:
     if "enum" not in schema and "const" not in schema:
         return None
     allowed = schema["enum"] if "enum" in schema else [schema["const"]]
-    words = [str(value).lower() if isinstance(value, bool) else str(value) for value in allowed]
-    shown = [word for word, value in zip(words, allowed, strict=True) if value is not None]
+    shown = choices({"enum": allowed})
 
     def check(node: Node, path: PathParts, _key: Mark, report: Report) -> None:
         if node.value in allowed and isinstance(node.value, (str, int, float)):
             return
         if len(shown) == 1:
-            report(node.mark, path, f"must be {shown[0]}, is {_short(node.text)}")
+            report(node.mark, path, f"must be {shown[0]}, is {short(node.text)}")
         else:
-            choices = f"{', '.join(shown[:-1])} or {shown[-1]}"
-            near = difflib.get_close_matches(node.text, shown, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            report(node.mark, path, f"{_short(node.text)} is not one of {choices}{hint}")
+            report(node.mark, path, not_one_of(node.text, shown))
         node.kind = "invalid"
 
     return check
@@ -311,13 +304,11 @@ def _number(schema: Mapping[str, Any]) -> list[Check]:
     return [check]
 
 
-def _string(schema: Mapping[str, Any]) -> list[Check]:
+def _string(schema: Mapping[str, Any], items: Mapping[str, Any]) -> list[Check]:
     checks: list[Check] = []
     least, most = schema.get("minLength", 0), schema.get("maxLength")
     pattern = schema.get("pattern")
-    expression = re.compile(_python_pattern(pattern)) if pattern is not None else None
-    words = schema.get("patternErrorMessage", f"does not match {pattern}")
-    secret = schema.get("errorMessage")
+    expression = re.compile(python_pattern(pattern)) if pattern is not None else None
     if not least and most is None and expression is None:
         return checks
 
@@ -328,17 +319,12 @@ def _string(schema: Mapping[str, Any]) -> list[Check]:
         elif most is not None and len(text) > most:
             report(node.mark, path, f"is {len(text)} characters long; at most {most} are allowed")
         elif expression is not None and not expression.search(text):
-            report(node.mark, path, str(secret) if secret else f"{_short(text)} {words}")
+            report(node.mark, path, wrong_text(text, schema, items))
         else:
             return
         node.kind = "invalid"
 
     return [check]
-
-
-def _python_pattern(pattern: str) -> str:
-    """JSON Schema's ``$`` is the end of the text; Python's also stands before a last newline."""
-    return pattern[:-1] + r"\Z" if pattern.endswith("$") else pattern
 
 
 def _items(rule: Check) -> Check:
@@ -356,7 +342,7 @@ def _unique(node: Node, path: PathParts, _key: Mark, report: Report) -> None:
             continue
         fingerprint = json.dumps(child.plain(), sort_keys=True)
         if fingerprint in seen:
-            report(child.mark, (*path, index), f"{_short(child.text)} is listed twice")
+            report(child.mark, (*path, index), f"{short(child.text)} is listed twice")
         seen.add(fingerprint)
 
 
@@ -447,5 +433,5 @@ def _unknown_key(name: str, known: Iterable[str], homes: Mapping[str, list[str]]
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
     if not near and name in homes:
-        return f"{_short(name)} does not belong here; did you mean {' or '.join(homes[name])}?"
-    return f"unknown key {_short(name)}" + did_you_mean(name, names, known_as="known here")
+        return f"{short(name)} does not belong here; did you mean {' or '.join(homes[name])}?"
+    return f"unknown key {short(name)}" + did_you_mean(name, names, known_as="known here")
