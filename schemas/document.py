@@ -178,8 +178,11 @@ def dotted(path: tuple[str | int, ...]) -> str:
 
 
 def on_one_line(text: str, longest: int = 60) -> str:
-    """Text as messages print it: escaped where a terminal would act on it, and shortened."""
-    line = printable(text)
+    """Text as messages print it: escaped where a terminal would act on it, and shortened.
+
+    Who and with which password is left out of an address.
+    """
+    line = printable(_USERINFO.sub(r"\1***@", text))
     return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
 
@@ -190,6 +193,7 @@ def printable(text: str) -> str:
     )
 
 
+_USERINFO = re.compile(r"(://).*@")
 _NOT_UTF8 = "this is not UTF-8 text; save the file as UTF-8"
 _TAB = "a tab: YAML is indented with spaces"
 _MERGE_KEY = (

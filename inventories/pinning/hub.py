@@ -30,6 +30,7 @@ from inventories.pinning.web import (
     origin,
     require_ok,
     shown,
+    without_userinfo,
 )
 from inventories.settings import Artifact
 from schemas.validate import did_you_mean
@@ -201,7 +202,7 @@ class _Hub:
 
     def __init__(self, wanted: Mapping[str, Any], world: World) -> None:
         endpoint = wanted.get("endpoint") or world.environment.get("HF_ENDPOINT") or DEFAULT_HUB
-        self._endpoint = endpoint.rstrip("/")
+        self._endpoint = without_userinfo(endpoint.rstrip("/"), "the hub's endpoint")
         if not self._endpoint.startswith(("http://", "https://")):
             raise PinError(f"hub endpoint {endpoint!r} must start with http:// or https://")
         self._repo: str = wanted["repo"]

@@ -28,6 +28,7 @@ from inventories.pinning.web import (
     hash_url,
     require_ok,
     shown,
+    without_userinfo,
 )
 from inventories.settings import Artifact
 
@@ -67,7 +68,7 @@ def find_registry(named: str | None, world: World) -> str:
             "no npm registry is known: set opencode.registry in the fleet file, or "
             "NPM_CONFIG_REGISTRY, or install npm"
         )
-    return found.rstrip("/")
+    return without_userinfo(found.rstrip("/"), "the npm registry")
 
 
 def _npm_says(world: World) -> str | None:

@@ -118,6 +118,19 @@ def shown(url: str) -> str:
     return parts._replace(netloc=host, query="").geturl()
 
 
+def without_userinfo(url: str, named: str) -> str:
+    """An address that has none; PinError for one that would bring a password into the lock.
+
+    + named: what names it, such as ``HF_ENDPOINT``
+    """
+    if "@" in urlsplit(url).netloc:
+        raise PinError(
+            f"{named} is {shown(url)} with a user or password, which would lie in the lock file "
+            "for all to read: leave that out of the address"
+        )
+    return url
+
+
 def reason(error: Exception) -> str:
     """Why a request failed, in a few words."""
     if isinstance(error, requests.exceptions.SSLError):

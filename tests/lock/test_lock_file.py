@@ -161,6 +161,7 @@ GOOD = dump_lock(
         ("tiny.gguf\n", '"-rf"\n', ":", "name"),
         ("tiny.gguf\n", '"a\\nb"\n', ":", "name"),
         ("url: https://example.com/tiny.gguf", "url: file:///etc/passwd", ":", "url"),
+        ("//example.com/tiny", "//eva:hunter2@example.com/tiny", ":", "https://***@example.com"),
         ("size: 10", "size: -10", ":", "size"),
         ("models:", "models: [", ":", ""),
         ("models:", "\tmodels:", ":", "tab"),
@@ -180,6 +181,7 @@ def test_nonsense_is_refused_with_its_place_and_the_remedy(
     problem = caught.value.problems[0]
     assert str(problem).startswith(f"{path}{place}")
     assert message in str(problem)
+    assert "hunter2" not in str(problem)
     assert "take the file from version control" in problem.message
 
 

@@ -71,6 +71,14 @@ def test_the_environment_names_the_hub_when_the_fleet_does_not(hub: Hub, tmp_pat
     assert str(found.files[0].url).startswith(hub.url)
 
 
+def test_no_password_of_an_address_comes_into_the_lock(hub: Hub, tmp_path: Path) -> None:
+    body = {"hub": {"repo": REPO, "quant": "Q4_0"}}
+    with_password = hub.url.replace("://", "://eva:hunter2@")
+    with pytest.raises(PinError, match="leave that out of the address") as refused:
+        resolve(request("models", body), world(tmp_path, HF_ENDPOINT=with_password))
+    assert "hunter2" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [

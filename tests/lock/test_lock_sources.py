@@ -202,6 +202,12 @@ def test_the_environment_names_the_registry(
     there = world(tmp_path, **{variable: files.url + "/"})
     found = resolve(request("opencode", {"version": "1.18.33"}), there)
     assert isinstance(found, OpenCodePin)
+    there = world(tmp_path, **{variable: files.url.replace("://", "://eva:hunter2@")})
+    with pytest.raises(
+        PinError, match=r"the npm registry is .* with a user or password"
+    ) as refused:
+        resolve(request("opencode", {"version": "1.18.33"}), there)
+    assert "hunter2" not in str(refused.value)
 
 
 def test_npm_names_the_registry_when_nothing_else_does(files: FileServer, tmp_path: Path) -> None:
