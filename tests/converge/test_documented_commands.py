@@ -43,9 +43,14 @@ class Run:
 
 @dataclass(frozen=True)
 class By:
-    """A command that another test runs, ``PATH::NAME``."""
+    """A command that another test runs: its program, subcommand and options stand in that file.
+
+    + test: ``PATH::NAME``, a test or the function that tests call; ``PATH`` alone for a playbook
+    + but: words of the page's command that the test types otherwise
+    """
 
     test: str
+    but: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,14 @@ ONBOARD = "tests/onboard/test_onboard_lab.py::"
 WRITE = By(
     "tests/onboard/test_write_lab.py::test_a_bare_box_serves_and_opencode_answers_after_one_command"
 )
+OFFERS = By(
+    "molecule/default/tests/test_default.py::"
+    "test_opencode_offers_our_provider_alone_and_a_user_cannot_change_that"
+)
 FIT = "tests/sizing/test_fit_command.py::"
 LOCK = "tests/lock/test_lock_command.py::"
 BOXES = By(f"{ONBOARD}test_cards_in_all_conditions")
-CONTACT = By(f"{ONBOARD}test_first_contact_by_password_leaves_key_and_user_once")
+CONTACT = f"{ONBOARD}test_first_contact_by_password_leaves_key_and_user_once"
 PROMPT = By("molecule/default/tests/test_default.py::test_opencode_answers_a_prompt")
 
 # By pattern, the first that fits the whole command.
@@ -108,8 +117,16 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     (r"llamaherd verify", Run()),
     (r"llamaherd drift( my-fleet.yaml)?", Run()),
     (r"llamaherd drift my-fleet.yaml .*", Run()),
-    (r"opencode (run '.*'|debug config)", PROMPT),
-    (r"runuser -u dev opencode", PROMPT),
+    (r"opencode run '.*'", PROMPT),
+    (r"opencode debug config", OFFERS),
+    # Shown because it fails, where it is typed.
+    (
+        r"runuser -u dev opencode",
+        Run(
+            (("runuser -u dev opencode", "cd /root; ! runuser -u dev opencode models"),),
+            on_host=True,
+        ),
+    ),
     (r"llamaherd drift --deep", Run()),
     # On a host
     (r"journalctl -u llama-server@NAME", Run((("NAME", "coder"),), on_host=True)),
@@ -150,13 +167,18 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     ),
     (r"llamaherd fit unsloth/.*", By(f"{FIT}test_the_hub_answers_for_whole_and_split_models")),
     # New boxes
-    (r"llamaherd onboard( \S+)?( --no-bandwidth)?", BOXES),
-    (r"llamaherd onboard \S+ --json", BOXES),
+    (r"llamaherd onboard --write", WRITE),
+    (r"llamaherd onboard --all-fits", By(f"{ONBOARD}test_every_model_on_the_cards_when_asked")),
+    (r"llamaherd onboard \S+ --no-bandwidth", By("tests/onboard/dressed_box.py::llamaherd")),
+    (r"llamaherd onboard( \S+)? --json", By("tests/onboard/dressed_box.py::look")),
+    (r"llamaherd onboard( \S+)?", BOXES),
     (
         r"llamaherd onboard (ops@\S+ ops@\S+|--list boxes.txt)",
         By(f"{ONBOARD}test_several_boxes_are_shown_side_by_side"),
     ),
-    (r"llamaherd onboard \S+ (--password prompt --install-key|--create-user herder)", CONTACT),
+    # A password that is asked for needs a terminal: tests have it read from the environment.
+    (r"llamaherd onboard \S+ --password prompt --install-key", By(CONTACT, but=("prompt",))),
+    (r"llamaherd onboard \S+ --create-user herder", By(CONTACT)),
     (r"llamaherd onboard \S+ --fleet fleet.yaml --write( --converge)?", WRITE),
     # The lab and the project itself
     (r"make demo( KEEP=1)?", DEMO),
@@ -177,7 +199,7 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
         r"python molecule/lab/lab.py restart NAME",
         By(f"{LAB}test_a_restart_keeps_files_and_forgets_processes"),
     ),
-    (r"python molecule/lab/lab.py hub NAME", By("tests/converge/conftest.py::site")),
+    (r"python molecule/lab/lab.py hub NAME", By("molecule/default/prepare.yml")),
     (
         r"ssh -F .lab/NAME/ssh_config llamaherd-NAME",
         Run(((".lab/NAME/ssh_config", "{ssh_config}"), ("llamaherd-NAME", "{alias}")), ("true",)),
@@ -185,7 +207,7 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     (r"pip install -e \.", Run(((".", "{project}"),), ("--dry-run", "--no-deps", "--quiet"))),
     (
         r"npm install --global yaml-language-server@.*",
-        By("tests/editor/language_server.py::installed"),
+        By("tests/editor/language_server.py::installed", but=("--global",)),
     ),
     (r"hx --health yaml", Foreign("an editor of the user's")),
     (r"molecule \w+ -s debian13", By("tests/lab/test_scenarios.py::test_scenario")),
@@ -195,6 +217,14 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     (r"(dkms status|apt-mark hold|dmesg \| grep -i nvidia)", Foreign("of a host with the driver")),
     (r"(update-initramfs -u|mokutil .*|modprobe .*)", Foreign("of a host with the driver")),
     (r"systemctl stop 'llama-server@\*'", Foreign("ends every server of a host with the driver")),
+    (r"(apt-get update|dpkg --configure -a)", Run(on_host=True)),
+    (r"chattr \+i", Run(more=("/etc/hostname; chattr -i /etc/hostname",), on_host=True)),
+    (
+        r"chattr -i FILE",
+        Run((("chattr", "chattr +i /etc/issue; chattr"), ("FILE", "/etc/issue")), on_host=True),
+    ),
+    (r"mount -o remount,rw", Run(more=("/run",), on_host=True)),
+    (r"llama-fit-params --fit-print on", By("benchmarks/fit.py::ask")),
     (r"timedatectl set-ntp true", Foreign("sets a real machine's clock")),
     (
         r"chown NAME( FILE)?",
@@ -241,8 +271,35 @@ def test_the_named_test_is_there(text: str) -> None:
     treatment = how(text)
     assert isinstance(treatment, By)
     path, _, name = treatment.test.partition("::")
-    tree = ast.parse((PROJECT / path).read_text("utf-8"))
-    assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    source = (PROJECT / path).read_text("utf-8")
+    if name:
+        tree = ast.parse(source)
+        assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    missing = [word for word in program_words(text) if word not in source]
+    assert missing == list(treatment.but), "that file runs another command"
+
+
+def program_words(text: str) -> list[str]:
+    """Program, subcommands and options of a command, without what the reader chooses.
+
+    Of a script only its name, whoever runs it; names of units are constants of ours in tests.
+    """
+    words = [word.partition("=")[0] for word in shlex.split(re.sub(r"\[.*?\]", "", text))]
+    names = [word.rpartition("/")[2] for word in words if word != "python" or len(words) == 1]
+    return [
+        name
+        for name in names
+        if re.fullmatch(r"--?[a-z-]+|[a-z][a-z-]*(\.py)?", name) and name != "--"
+    ]
+
+
+def test_what_the_reader_chooses_is_no_word_of_the_program() -> None:
+    assert program_words("python a/lab.py exec NAME [--user USER] -- COMMAND ...") == [
+        *("lab.py", "exec")
+    ]
+    assert program_words("FLEET=x.yaml llamaherd fit ./m.gguf --vram 24G") == [
+        *("llamaherd", "fit", "--vram")
+    ]
 
 
 LLAMAHERD = sorted({c.text for c in COMMANDS_SHOWN if re.match(r"llamaherd \w+", c.text)})

@@ -160,6 +160,16 @@ def test_cards_in_all_conditions(box: Box, condition: str) -> None:
     assert ("gpu.unlike" in ids(report, "warning")) == (condition == "two unlike cards")
 
 
+def test_every_model_on_the_cards_when_asked(box: Box) -> None:
+    box.wear(**WORKING)
+    models = {fit["model"] for fit in box.look("root@box")[1]["fits"]}
+    said = {word: box.llamaherd("root@box", *word.split()).stdout for word in ("", "--all-fits")}
+    shown = {word: {model for model in models if model in text} for word, text in said.items()}
+    assert len(models) > 10
+    assert shown["--all-fits"] == models
+    assert shown[""] < models
+
+
 def test_a_login_without_root_sees_the_cards_as_well(box: Box) -> None:
     box.wear(**WORKING)
     status, report = box.look("dev@box")
