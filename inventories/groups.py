@@ -132,7 +132,7 @@ def connection_data(
 
 
 def _connection(ssh: SshSettings) -> dict[str, Any]:
-    """pyinfra's own keys. None is left out: it would fail the run (PYINFRA.md).
+    """pyinfra's own keys. None is left out: pyinfra would take it for a value, and fail the run.
 
     A machine other than the one the fleet file was written on has files of its own: the two
     variables name them, for every host.

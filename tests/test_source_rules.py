@@ -21,7 +21,7 @@ FORBIDDEN = {
     "apt.update",
     "files.download",
 }
-# What each package may import of ours (the layout's table in README and docs).
+# What each package may import of ours (the layers' table in docs/architecture.md).
 MAY_IMPORT = {
     "schemas": {"schemas"},
     "inventories": {"inventories", "schemas"},

@@ -12,7 +12,7 @@ from converge_support import changed
 
 pytestmark = pytest.mark.lab
 
-# DESIGN.md's budget for a host in order with one server and OpenCode; Claude Code included.
+# The budget (docs/performance.md) of a host in order with one server, OpenCode and Claude Code.
 MOST_COMMANDS = 15
 MOST_OPERATIONS = 12
 

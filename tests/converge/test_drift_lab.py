@@ -30,7 +30,7 @@ from llamaherd.drift.history import reports_directory
 
 pytestmark = pytest.mark.lab
 
-# DESIGN.md's budget for a host in order with one server and OpenCode.
+# The budget (docs/performance.md) of a host in order with one server and OpenCode.
 MOST_COMMANDS = 15
 MOST_OPERATIONS = 12
 
