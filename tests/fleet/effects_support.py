@@ -72,7 +72,7 @@ OPENCODE = "OpenCode's files"
 INSTALL = "OpenCode's installation"
 CLAUDE = "Claude Code's settings"
 TIMER = "the scheduled check's units"
-DRIVER = "the driver's job, and whether it may reboot"
+DRIVER = "the driver's job"
 JOBS = "what a job on the host begins with"
 MEMORY = "what is said of memory"
 
@@ -235,8 +235,7 @@ def driver_text(settings: DriverSettings | None) -> str:
     """The job that installs the driver."""
     if settings is None:
         return ""
-    script = driver_install.script(settings, settings.repositories[0], CudaState(), False)
-    return f"reboot {settings.reboot}\n{script}"
+    return driver_install.script(settings, settings.repositories[0], CudaState(), False)
 
 
 def build_texts(settings: HostSettings) -> Iterator[str]:

@@ -37,6 +37,7 @@ from schemas import reference
 from schemas.validate import load_schema, resolve
 
 FLEET = load_schema("fleet.schema.json")
+LOCKED = "tests/lock/test_lock_effects.py::"
 SHA = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 
 # Settings that others need beside them.
@@ -146,7 +147,6 @@ EFFECTS = {
     "driver.manage": Effect(True, DRIVER, "nvidia-open-580"),
     "driver.branch": Effect(570, DRIVER, "nvidia-open-570", given=MANAGED),
     "driver.modules": Effect("proprietary", DRIVER, "cuda-drivers-580", given=MANAGED),
-    "driver.reboot": Effect("allowed", DRIVER, "reboot allowed", given=MANAGED),
     "gpus.N.name": Effect("My Card", MEMORY, "My Card", given=GPU, top=KNOWN),
     "gpus.N.memory": Effect("9G", MEMORY, "9.0 GiB", given=GPU, top=KNOWN),
     "gpus.N.count": Effect(2, MEMORY, "GPU 1 (A Card)", given=GPU, top=KNOWN),
@@ -397,12 +397,30 @@ EFFECTS = {
 }
 # Keys whose effect only shows when something runs, with the test that runs it.
 TESTED = {
+    "driver.reboot": "tests/cuda/test_cuda_driver_lab.py::"
+    "test_hosts_are_rebooted_one_after_the_other_and_waited_for",
     "drift.keep": "tests/drift_timer/test_drift_history.py::"
     "test_a_check_keeps_as_many_reports_as_its_fleet_says",
     **dict.fromkeys(
         (f"drift.on_drift.webhook.{kind}" for kind in ("env", "file", "command")),
         "tests/drift_timer/test_drift_notify.py::test_an_address_may_be_a_secret",
     ),
+}
+
+
+# Keys that only move what is asked to be pinned, with the test that has it answered by a real hub,
+# git repository, package repository or file, and looks at what hosts are told then.
+PINNED = {
+    "hub.endpoint": f"{LOCKED}test_an_endpoint_of_the_fleet_is_where_hosts_fetch_from",
+    "models.NAME.catalogue": f"{LOCKED}test_a_model_of_the_catalogue_is_fetched_by_its_repository",
+    "models.NAME.hub.revision": f"{LOCKED}test_a_revision_is_the_commit_that_hosts_fetch",
+    "models.NAME.adapters.NAME.hub.revision": f"{LOCKED}test_an_adapters_revision_is_the_commit",
+    "models.NAME.adapters.NAME.path": f"{LOCKED}test_files_at_a_path_are_uploaded_from_there",
+    "llama_cpp.archive.path": f"{LOCKED}test_files_at_a_path_are_uploaded_from_there",
+    "llama_cpp.ref": f"{LOCKED}test_a_ref_is_the_commit_that_is_fetched_and_built",
+    "cuda.repository.distributions": f"{LOCKED}test_distributions_are_those_whose_hosts_are_told",
+    "cuda.profile": "tests/lock/test_lock_rpm.py::"
+    "test_the_full_profile_is_the_vendors_whole_toolkit",
 }
 
 
@@ -439,9 +457,14 @@ def test_the_key_shows_its_effect(
     assert effect.text not in before.get(effect.place, "")
 
 
-@pytest.mark.parametrize("path", TESTED)
+def test_a_key_that_only_moves_a_request_has_a_test_of_the_answer() -> None:
+    moved = {path for path, effect in EFFECTS.items() if effect.place == LOCK}
+    assert moved == set(PINNED)
+
+
+@pytest.mark.parametrize("path", [*TESTED, *PINNED])
 def test_the_named_test_is_there_and_speaks_of_the_key(path: str) -> None:
-    file, _, name = TESTED[path].partition("::")
+    file, _, name = (TESTED | PINNED)[path].partition("::")
     text = (ROOT / file).read_text("utf-8")
     (function,) = [
         node
