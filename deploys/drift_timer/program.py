@@ -33,6 +33,8 @@ PACKAGES = ("deploys", "facts", "inventories", "llamaherd", "schemas")
 MODULES = ("deploy.py", "inventory.py")
 # A checkout holds more than the program: fleet files, for one, which are nobody else's affair.
 SUFFIXES = frozenset({".py", ".json", ".service", ".timer", ".sh", ".html", ".css", ".js"})
+# So YAML goes along only from where all of it is ours: fleet files lie right above.
+CATALOGUE = "inventories/catalogue"
 # As in pyproject.toml.
 REQUIREMENTS = (
     "pyinfra>=3.10,<3.11",
@@ -62,7 +64,7 @@ def source_files(root: Path | None = None) -> dict[str, bytes]:
         found = {
             path.relative_to(root).as_posix(): path.read_bytes()
             for path in (root / package).rglob("*")
-            if path.suffix in SUFFIXES and path.is_file()
+            if path.is_file() and _belongs(path.relative_to(root))
         }
         if not found:
             raise ProgramError(f"{root} lacks {package}: run from a whole copy of llamaherd")
@@ -71,6 +73,12 @@ def source_files(root: Path | None = None) -> dict[str, bytes]:
         if (root / module).is_file():
             files[module] = (root / module).read_bytes()
     return dict(sorted(files.items()))
+
+
+def _belongs(path: Path) -> bool:
+    return path.suffix in SUFFIXES or (
+        path.suffix == ".yaml" and path.parent.as_posix() == CATALOGUE
+    )
 
 
 def source_digest(files: Mapping[str, bytes]) -> str:
@@ -185,8 +193,10 @@ echo "installing llamaherd and its dependencies"
   --progress-bar off --constraint ./constraints ./@WHEEL@
 @TARGET@/bin/llamaherd drift --help > /dev/null
 @TARGET@/bin/python -m pip freeze --disable-pip-version-check > @TARGET@/installed
+# On the disk before the marker is: a power cut may otherwise leave the marker of an empty venv.
+sync -f @TARGET@
 touch @TARGET@/complete
-sync -f @TARGET@/complete
+sync -f @TARGET@
 # The one before stays: a check may be running from it.
 ls -1td @ROOT@/*/ | grep -vxF @LINK@/ | tail -n +3 | while read -r old; do rm -rf -- "$old"; done
 """

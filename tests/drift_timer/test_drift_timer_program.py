@@ -50,6 +50,47 @@ def test_every_file_that_git_has_in_the_packages_goes_along_but_for_documents() 
     ).stdout.split()
     left = {path for path in listed if (ROOT / path).is_file()} - set(FILES)
     assert {Path(path).suffix for path in left} <= {".md", ".yaml"}
+    assert not [path for path in left if path.startswith("inventories/catalogue/")]
+
+
+def test_the_wheel_has_every_file_that_an_ordinary_install_has(wheel: bytes) -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    data = {
+        path.relative_to(ROOT).as_posix()
+        for package, patterns in setuptools["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    assert any(path.startswith("inventories/catalogue/") for path in data)
+    assert data <= set(zipfile.ZipFile(BytesIO(wheel)).namelist())
+
+
+def test_a_fleet_that_takes_a_model_from_the_catalogue_is_valid_for_the_wheel(
+    wheel: bytes, tmp_path: Path
+) -> None:
+    site, fleet = tmp_path / "site", tmp_path / "fleet.yaml"
+    zipfile.ZipFile(BytesIO(wheel)).extractall(site)
+    fleet.write_text(
+        "version: 1\n"
+        "models: {coder: {catalogue: glm-4.7-flash}}\n"
+        "defaults: {ssh: {user: ops}, cuda: {provider: none}, llama_cpp: {ref: b10884}}\n"
+        "hosts: {gpu-01: {ssh: {hostname: 10.0.0.11}, servers: {coder: {model: coder,"
+        " port: 8888, context: 65536}}}}\n"
+    )
+    check = (
+        "import sys; from pathlib import Path; import inventories.fleet as fleets;"
+        "assert fleets.__file__.startswith(sys.argv[1]), fleets.__file__;"
+        "print(fleets.load_fleet(Path(sys.argv[2])).hosts.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", check, site, fleet],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_fleet_files_in_a_checkout_do_not_go_along(tmp_path: Path) -> None:
@@ -120,5 +161,8 @@ def test_an_ordinary_install_has_every_file_too() -> None:
     assert {f"{name}.py" for name in setuptools["py-modules"]} == set(MODULES)
     for path in map(Path, FILES):
         if path.suffix != ".py":
-            package = ".".join(path.parent.parts)
-            assert f"*{path.suffix}" in setuptools["package-data"].get(package, []), path
+            assert any(
+                path.match(f"{package.replace('.', '/')}/{pattern}")
+                for package, patterns in setuptools["package-data"].items()
+                for pattern in patterns
+            ), path
