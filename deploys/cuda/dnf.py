@@ -16,6 +16,7 @@ from deploys.common.downloads import fetch_functions, upload_path
 from deploys.common.files import ManagedFile
 from deploys.common.jobs import Job
 from deploys.common.shell import digest, operand, script_word, word, words
+from deploys.cuda.shell import PUT_FUNCTION
 from facts.cuda import CudaState
 from inventories.settings import Artifact, CudaRepository
 
@@ -104,7 +105,8 @@ def script(
     lines = [
         "export LC_ALL=C",
         fetch_functions(),
-        _FUNCTIONS,
+        PUT_FUNCTION,
+        _KNOWN,
         _fetch_key(repository.key),
         f"put {KEY} < key.asc",
         f"printf %s {script_word(file.content)} | put {file.path}",
@@ -133,14 +135,7 @@ def _fetch_key(key: Artifact) -> str:
     return f"fetch {operand(key.url)} {rest}"
 
 
-_FUNCTIONS = r"""
-# put PATH: replace a file of root's by what comes on standard input.
-put() {
-  mkdir -p -- "$(dirname -- "$1")"
-  cat > "$1.new"; chmod 644 -- "$1.new"; mv -fT -- "$1.new" "$1"
-}
-
-# known FILE: name and version of a package file, as the lock file writes them.
+_KNOWN = r"""# known FILE: name and version of a package file, as the lock file writes them.
 known() { rpm -qp --nosignature --qf '%{NAME} %{EPOCHNUM}:%{VERSION}-%{RELEASE}\n' "$1" |
   sed 's/ 0:/ /'; }
 """

@@ -23,7 +23,7 @@ from deploys.common.jobs import Job
 from deploys.common.operations import HostError
 from deploys.common.progress import Amount
 from deploys.common.shell import digest, operand, script_word, word, words
-from deploys.cuda.shell import TOOL_FUNCTIONS
+from deploys.cuda.shell import PUT_FUNCTION, TOOL_FUNCTIONS
 from facts.cuda import CudaState
 from inventories.settings import (
     AptPackage,
@@ -202,7 +202,7 @@ def lay_down(
 ) -> list[str]:
     """Shell that puts key and files into place, and holds the offer against the lock file."""
     foreign = foreign_sources(state)
-    lines = [APT_FUNCTIONS, TOOL_FUNCTIONS, fetch_functions(), _PUT]
+    lines = [APT_FUNCTIONS, TOOL_FUNCTIONS, fetch_functions(), PUT_FUNCTION, _CHECK]
     if foreign:
         lines.append(f"rm -f -- {KEY} {LIST}")
     else:
@@ -232,14 +232,7 @@ _ONLY_OURS = (
 # Where the administrator listed the repository, another list of theirs may fail; `check` decides.
 GOING_ON = 'echo "some package lists could not be fetched, going on" >&2'
 
-_PUT = r"""
-# put PATH: replace a file of root's by what comes on standard input.
-put() {
-  mkdir -p -- "$(dirname -- "$1")"
-  cat > "$1.new"; chmod 644 -- "$1.new"; mv -fT -- "$1.new" "$1"
-}
-
-# check NAME VERSION SHA256: what the repository offers must be what the lock file says.
+_CHECK = r"""# check NAME VERSION SHA256: what the repository offers is what the lock file says.
 check() {
   offered=$(apt-cache show -- "$1=$2" 2>/dev/null | sed -n 's/^SHA256: //p' | sort -u)
   if [ -z "$offered" ]; then

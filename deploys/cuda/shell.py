@@ -1,4 +1,4 @@
-"""Shell functions that both installers use: missing tools. Those of apt must be there, too."""
+"""Shell functions that installers share: missing tools (those of apt must be there), own files."""
 
 from __future__ import annotations
 
@@ -18,5 +18,14 @@ need() {
   elif command -v dnf > /dev/null; then dnf -y -q install $missing
   elif command -v zypper > /dev/null; then zypper -n -q install $missing
   else echo "install$missing on this host, then run again" >&2; return 1; fi
+}
+"""
+
+PUT_FUNCTION = r"""
+# put PATH: replace a file of root's by what comes on standard input.
+put() {
+  mkdir -p -- "$(dirname -- "$1")"
+  cat > "$1.new"; chmod 644 -- "$1.new"
+  sync -- "$1.new"; mv -fT -- "$1.new" "$1"
 }
 """

@@ -165,6 +165,7 @@ elif command -v dracut > /dev/null; then dracut --force; fi
 _NOTE = r"""
 printf '{"version": "%s", "boot": "%s"}\n' @VERSION@ "$(cat /proc/sys/kernel/random/boot_id)" \
   > @NOTE@.new
+sync @NOTE@.new
 mv -fT @NOTE@.new @NOTE@
 """
 

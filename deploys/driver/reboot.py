@@ -21,11 +21,12 @@ from pyinfra.api.exceptions import ConnectError, FactProcessError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
+from deploys.common.files import ManagedFile, write_command
 from deploys.common.operations import forget_system
 from deploys.common.progress import DISPLAY, human_seconds
 from deploys.common.rights import as_running_operation
 from deploys.common.summary import record_failure
-from facts.driver import Driver, DriverState, parse_driver
+from facts.driver import NOTE, Driver, DriverState, parse_driver
 
 BACK_SECONDS = 900
 """How long a host may take to come back: servers with much memory test it at length."""
@@ -87,9 +88,9 @@ def settle(state: State, host: Host, version: str, allowed: bool) -> bool:
 def _reboot(host: Host, version: str, before: DriverState, reason: str) -> bool:
     logger.info(f"{host.print_prefix}{reason}: rebooting, one host at a time")
     # A driver that we didn't install gets one reboot as well, and no more.
-    note = f'{{"version": "{version}", "boot": "{before.boot}"}}'
-    _run(host, f"mkdir -p /var/lib/llamaherd; echo '{note}' > /var/lib/llamaherd/driver.json")
-    _run(host, "systemctl reboot")
+    if _run(host, note_command(version, before.boot)) is None:
+        return _fail(host, f"{reason}: not rebooted, for {NOTE} can't be written: mend that")
+    _run(host, StringCommand("systemctl reboot"))
     started = back = time.monotonic()
     returned = False
     try:
@@ -121,6 +122,15 @@ def _reboot(host: Host, version: str, before: DriverState, reason: str) -> bool:
         DISPLAY.finish(host.name)
 
 
+def note_command(version: str, boot: str) -> StringCommand:
+    """One command that notes for which driver, and in which boot, a host is rebooted.
+
+    On the disk before the reboot: a note that got lost in it would allow another one, without end.
+    """
+    note = f'{{"version": "{version}", "boot": "{boot}"}}\n'
+    return write_command(ManagedFile(NOTE, note))
+
+
 def _ask(host: Host, *, reconnect: bool = False) -> DriverState | None:
     """The driver's state; None where the host gives no answer now."""
     if reconnect:
@@ -129,7 +139,7 @@ def _ask(host: Host, *, reconnect: bool = False) -> DriverState | None:
             host.connect(show_errors=False, raise_exceptions=True)
         except (ConnectError, SSHException, OSError, EOFError):
             return None
-    lines = _run(host, Driver().command())
+    lines = _run(host, StringCommand(Driver().command()))
     if lines is None:
         return None
     try:
@@ -138,10 +148,10 @@ def _ask(host: Host, *, reconnect: bool = False) -> DriverState | None:
         return None
 
 
-def _run(host: Host, command: str) -> list[str] | None:
-    arguments = as_running_operation(host)
+def _run(host: Host, command: StringCommand) -> list[str] | None:
+    arguments = as_running_operation(host) | dict(command.connector_arguments)
     with contextlib.suppress(SSHException, OSError, EOFError):
-        done, output = host.run_shell_command(StringCommand(command), _timeout=90, **arguments)
+        done, output = host.run_shell_command(command, _timeout=90, **arguments)
         if done:
             return list(output.stdout_lines)
     return None

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pyinfra.api import StringCommand
 from pyinfra.api.exceptions import FactProcessError
 
-from deploys.driver import install, waiting
-from deploys.driver.reboot import in_vain, needed
+from deploys.driver import install, reboot, waiting
+from deploys.driver.reboot import in_vain, needed, settle
 from deploys.preflight import problems
 from facts.cuda import CudaState
 from facts.driver import Driver, DriverState, parse_driver
@@ -112,6 +115,21 @@ def test_when_a_reboot_is_needed_and_when_it_was_in_vain(
         change = waiting(state, VERSION, found)
         assert change.plane == "running"
         assert ("dkms status" if vain else "driver.reboot to allowed") in change.remedy
+
+
+def test_a_host_whose_note_cant_be_written_is_not_rebooted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def run(host: Any, command: StringCommand) -> list[str] | None:
+        asked.append(command.get_raw_value())
+        if "nvidia-smi" not in asked[-1]:
+            return None
+        return ["@@llamaherd:boot", "b-1", "@@llamaherd:smi", "none", "@@llamaherd:status 9"]
+
+    monkeypatch.setattr(reboot, "_run", run)
+    host = SimpleNamespace(name="gpu-01", print_prefix="")
+    assert not settle(None, host, VERSION, allowed=True)  # type: ignore[arg-type]
+    assert not [command for command in asked if "systemctl reboot" in command]
 
 
 @pytest.mark.parametrize("rpm", [False, True])
