@@ -62,6 +62,8 @@ def _provider_differences(provider: OpenCodeProvider, config: Mapping[str, Any])
     for model in provider.models:
         limit = ("models", model.id, "limit")
         wanted_values += [((*limit, "context"), model.context), ((*limit, "output"), model.output)]
+        if model.images:
+            wanted_values.append((("models", model.id, "attachment"), True))
     return [
         _difference(f"provider.{provider.id}.{'.'.join(path)}", _at(entry, *path), wanted)
         for path, wanted in wanted_values

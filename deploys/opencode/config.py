@@ -80,6 +80,12 @@ def model_entry(model: OpenCodeModel) -> dict[str, Any]:
         "limit": {"context": model.context, "output": model.output},
         "modalities": {"input": ["text"], "output": ["text"]},
     }
+    if model.images:
+        # Two switches: what the model reads, and whether OpenCode lets a file be attached for it.
+        entry |= {
+            "modalities": {"input": ["text", "image"], "output": ["text"]},
+            "attachment": True,
+        }
     if model.reasoning:
         # Without `interleaved` OpenCode drops the thoughts, and the server its prompt cache.
         entry |= {"reasoning": True, "interleaved": {"field": model.interleaved}}

@@ -443,13 +443,16 @@ def test_every_key_has_a_line_and_every_line_a_key() -> None:
     assert not set(EFFECTS) & set(TESTED)
 
 
-@pytest.mark.parametrize("path", EFFECTS)
+# What is set once and shows in two places.
+SECOND = {"models.NAME.mmproj": Effect(True, OPENCODE, '"attachment": true')}
+
+
+@pytest.mark.parametrize(("path", "effect"), [*EFFECTS.items(), *SECOND.items()])
 def test_the_key_shows_its_effect(
-    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: str, effect: Effect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET_OF_TEST", "hunter2")
     (tmp_path / "secret").write_text("from a file\n")
-    effect = EFFECTS[path]
     steps = tuple(path.split("."))
     before = shown(written(effect, steps, change=False), tmp_path, effect.host)
     after = shown(written(effect, steps, change=True), tmp_path, effect.host)

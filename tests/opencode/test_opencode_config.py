@@ -156,6 +156,15 @@ def test_the_field_of_the_thoughts_is_the_models() -> None:
     assert entry["interleaved"] == {"field": "reasoning_details"}
 
 
+def test_a_model_with_a_projector_takes_images_and_files_may_be_attached() -> None:
+    blind = provider_entry(THINKER)["models"]["glm"]
+    assert (blind["modalities"]["input"], "attachment" in blind) == (["text"], False)
+    seeing = replace(THINKER, models=(replace(THINKER.models[0], images=True),))
+    entry = provider_entry(seeing)["models"]["glm"]
+    assert entry["modalities"] == {"input": ["text", "image"], "output": ["text"]}
+    assert entry["attachment"] is True
+
+
 def test_opencode_is_told_only_that_a_model_calls_no_tools() -> None:
     # Its own default is true, and files of models that call tools stay as they are.
     assert "tool_call" not in provider_entry(THINKER)["models"]["glm"]

@@ -85,8 +85,18 @@ class Home:
         (self.config / "opencode.json").write_text(user_config("", settings, "opencode.json"))
 
     def debug(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.call("debug", *words)
+
+    def models(self, provider: str) -> dict[str, Any]:
+        """What OpenCode makes of a provider's models: a line with the name, then an object."""
+        done = self.call("models", provider, "--verbose")
+        assert done.returncode == 0, done.stderr
+        parts = re.split(rf"^{provider}/(\S+)$", done.stdout, flags=re.M)[1:]
+        return {name: json.loads(text) for name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [self.run, "debug", *words],
+            [self.run, *words],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -164,10 +174,22 @@ def test_all_settings_resolve_as_they_were_meant(home: Home) -> None:
     assert config["permission"]["bash"] == {"*": "ask", "git *": "allow"}
     assert config["agent"]["review"]["model"] == "deep/glm"
     assert config["agent"]["review"]["permission"]["edit"] == "deny"
-    assert list(config["provider"]["deep"]["models"]) == ["glm", "eyes"]
+    models = config["provider"]["deep"]["models"]
+    assert list(models) == ["glm", "eyes"]
+    assert models["glm"]["modalities"]["input"] == ["text"]
+    assert models["eyes"]["modalities"]["input"] == ["text", "image"]
+    assert models["eyes"]["attachment"] is True
     rules = json.loads(home.debug("agent", "review").stdout)["permission"]
     bash = [(rule["pattern"], rule["action"]) for rule in rules if rule["permission"] == "bash"]
     assert bash[-2:] == [("*", "ask"), ("git diff*", "allow")]
+
+
+def test_a_model_with_a_projector_reads_images_and_takes_files(home: Home) -> None:
+    """As the program that sends the prompt sees its models, not as their file says it."""
+    home.lay(EVERYTHING)
+    found = {name: model["capabilities"] for name, model in home.models("deep").items()}
+    assert (found["eyes"]["input"]["image"], found["eyes"]["attachment"]) == (True, True)
+    assert (found["glm"]["input"]["image"], found["glm"]["attachment"]) == (False, False)
 
 
 def test_a_user_adds_but_does_not_take_away(home: Home) -> None:
