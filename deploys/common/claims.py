@@ -7,6 +7,10 @@ holder's claim blocks nobody for long, and there is nothing to clean up, after a
 
 Taken before the first change of a run on a host and not before: a run that finds nothing to do
 needs none. What is long (jobs) goes on without it, and a second run attaches to it.
+
+Who held it last stays noted beside it. A run whose connection was cut, and which comes back, claims
+the host again, and goes on only where nobody else was there meanwhile: else all that it has read
+and decided is of before.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from weakref import WeakKeyDictionary
 import gevent
 from pyinfra import logger
 from pyinfra.api import StringCommand
+from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.connectors.util import make_unix_command_for_host
 
@@ -51,9 +56,14 @@ until flock -n 9; do
   echo "held $(cat {folder}/converge 2>/dev/null)"
   sleep 1 9>&-
 done
+before=
+if [ -e {folder}/converge.last ] && [ "$(sed -n 1p {folder}/converge.last)" != {run} ]; then
+  before=$(sed -n 2p {folder}/converge.last)
+fi
+printf '%s\\n' {run} {who} > {folder}/converge.last
 echo {who} > {folder}/converge
 printf '%s\\n' $$ {run} > {folder}/converge.run
-echo claimed
+echo "claimed $before"
 while beat=$(timeout {silence} head -n 1 9>&-) && [ -n "$beat" ]; do :; done
 rm -f {folder}/converge {folder}/converge.run
 """
@@ -61,6 +71,25 @@ rm -f {folder}/converge {folder}/converge.run
 
 class ClaimError(Exception):
     """The host can't be claimed; the message holds its last words."""
+
+
+class OvertakenError(ConnectError):
+    """Somebody else worked on the host while this run was cut off from it; the message says who."""
+
+    def __init__(self, who: str) -> None:
+        super().__init__(f"{who} worked on this host meanwhile: run again")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """How a claim was taken.
+
+    + waited: whether somebody else held it first
+    + before: who held it last, where that was another run; empty where none did since the boot
+    """
+
+    waited: bool = False
+    before: str = ""
 
 
 @dataclass
@@ -98,7 +127,8 @@ def claim(host: Host, tell: Callable[[str], None] | None = None) -> bool:
 
     + tell: called with the holder while it waits; by default people are told
 
-    Raises :class:`ClaimError` where the host's shell can't hold one.
+    Raises :class:`ClaimError` where the host's shell can't hold one, and :class:`OvertakenError`
+    where this run held it, lost it, and somebody else has had it since.
     """
     held = _claims.get(host)
     if held is not None and not held.channel.closed:
@@ -113,15 +143,35 @@ def claim(host: Host, tell: Callable[[str], None] | None = None) -> bool:
         **as_running_operation(host),
     )
     stdin, stdout, stderr = client.exec_command(command.get_raw_value())
+    told = tell or (lambda text: _tell(host, text))
     try:
-        waited = await_claim(stdout, tell or (lambda text: _tell(host, text)))
+        taken = await_claim(stdout, _overtaken if held is not None else told)
+        if taken is not None and held is not None and taken.before:
+            _overtaken(taken.before)
+    except BaseException:
+        # It must hold nothing, nor wait for it.
+        stdout.channel.close()
+        raise
     finally:
         DISPLAY.finish(host.name)
-    if waited is None:
+    if taken is None:
         words = " ".join(stderr.read().decode(errors="replace").split())
         raise ClaimError(f"could not claim the host for this run: {words or 'no word why'}")
     _claims[host] = _Claim(stdout.channel, gevent.spawn(_beat, stdin))
-    return waited
+    return taken.waited
+
+
+def keep_claim(host: Host) -> None:
+    """Take the claim again where this run had it and lost it with the connection.
+
+    Raises as :func:`claim` does.
+    """
+    if host in _claims:
+        claim(host)
+
+
+def _overtaken(who: str) -> None:
+    raise OvertakenError(who)
 
 
 def _run(host: Host) -> str:
@@ -129,18 +179,16 @@ def _run(host: Host) -> str:
     return f"{holder()}, for {host.name}"
 
 
-def await_claim(lines: Iterable[str], tell: Callable[[str], None]) -> bool | None:
+def await_claim(lines: Iterable[str], tell: Callable[[str], None]) -> Taken | None:
     """Read what :func:`hold_script` says until the claim is held; None where it never is.
 
     + tell: called with every other holder's name, at each line that names it
-
-    True when somebody else held it first.
     """
     waited = False
     for line in lines:
         kind, _, rest = line.strip().partition(" ")
         if kind == "claimed":
-            return waited
+            return Taken(waited, rest)
         if kind == "held":
             waited = True
             tell(rest or "another run")

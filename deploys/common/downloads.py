@@ -21,16 +21,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import gevent
-from pyinfra import logger
+from paramiko import SSHException
 from pyinfra.api import FunctionCommand, StringCommand
+from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
-from deploys.common.jobs import REASON_FUNCTION, Job, remote, run_job
+from deploys.common.claims import OvertakenError
+from deploys.common.jobs import REASON_FUNCTION, Job, give_up, remote, run_job
 from deploys.common.operations import Commands, HostError
 from deploys.common.progress import DISPLAY, Amount, Track
 from deploys.common.shell import operand, script_word, word
-from deploys.common.summary import record_failure
 from inventories.settings import Artifact
 
 UPLOADS = "/var/lib/llamaherd/uploads"
@@ -96,8 +97,8 @@ transfer() {
     fi
     [ $stuck = 1 ] || sleep $((stuck < 6 ? stuck * 2 : 15))
     status=0
-    said=$(curl --fail --location --silent --show-error --max-redirs 10 --connect-timeout 30 \
-      --speed-limit @RATE@ --speed-time @STALL@ --continue-at - CURL_CONFIG \
+    said=$(curl --fail --location --silent --show-error --max-redirs 10 \
+      --connect-timeout 30 --speed-limit @RATE@ --speed-time @STALL@ --continue-at - CURL_CONFIG \
       --write-out '\n%{http_code}\n' --output "$2" -- "$1" 2>&1) || status=$?
     code=$(printf '%s\n' "$said" | grep -x '[0-9][0-9][0-9]' | tail -n 1)
     said=$(printf '%s\n' "$said" | grep '^curl: ' | tail -n 1)
@@ -377,17 +378,17 @@ def _prepare_upload(artifact: Artifact) -> StringCommand:
 def _upload(state: State, host: Host, artifact: Artifact) -> bool:
     """Send the rest of a file over SFTP. Runs in the host's own greenlet."""
     path = Path(artifact.path or "")
-    size = remote(state, host, StringCommand("stat", "-c", "%s", word(upload_path(artifact))))
-    offset = int(size.stdout_lines[0])
     try:
+        size = remote(state, host, StringCommand("stat", "-c", "%s", word(upload_path(artifact))))
+        offset = int(size.stdout_lines[0])
         with path.open("rb") as source:
             _send(host, source, artifact, offset if offset <= artifact.size else 0)
         return True
-    except (OSError, EOFError) as error:
-        message = f"upload of {path.name} broke off ({error}): run again, it goes on where it was"
-        record_failure(host.name, message)
-        logger.error(f"{host.print_prefix}{message}")
-        return False
+    except OvertakenError as error:
+        return give_up(host, str(error))
+    except (SSHException, OSError, EOFError, ConnectError) as error:
+        said = f"upload of {path.name} broke off ({error}): run again, it goes on where it was"
+        return give_up(host, said)
     finally:
         DISPLAY.finish(host.name)
 

@@ -6,8 +6,9 @@ status. Secrets that it needs lie below SECRETS as root-only files while it runs
 in its folder, and are removed by it; that place is memory, so that a host which loses its power
 keeps none of them.
 
-Upstream behaviour relied on: systemd-run(1) (a transient service of ``--property=Type=exec`` goes
-away when it ends well, and stays ``failed`` when not, until ``reset-failed``).
+Upstream behaviour relied on: systemd-run(1) (a transient service goes away when it ends; with
+``--collect`` also when it fails: else each release that was refused would leave the host
+"degraded" until its next boot. How a job ended stands in its folder, so nobody asks the unit).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput
 
+from deploys.common.claims import ClaimError, OvertakenError, keep_claim
 from deploys.common.operations import Commands, host_proxy
 from deploys.common.progress import DISPLAY, Amount, Track, human_bytes, human_seconds
 from deploys.common.rights import as_running_operation
@@ -53,6 +55,11 @@ _PLACES = (
 )
 _NEARLY_FULL = 16 * 1024**2
 RECONNECTS = 10
+
+KEPT_SECRETS = 60
+"""Minutes after which the secrets of a job that was killed are removed, by the next job's start."""
+KEPT_JOBS = 30 * 24 * 60
+"""Minutes for which the folder of a job that ended is kept: people read its log."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +120,25 @@ def through_proxy(job: Job, proxy: ProxySettings | None) -> Job:
     return replace(job, script="".join(lines) + job.script)
 
 
+# An answer that doesn't come says nothing of the job: its folder must stay as it is.
 _START = """set -eu
-case $(systemctl show -P ActiveState {unit}.service) in
-active|activating|deactivating|reloading) echo attached; cat >/dev/null; exit 0;; esac
+state=$(systemctl show -P ActiveState {unit}.service) || state=unknown
+case $state in
+active|activating|deactivating|reloading) echo attached; cat >/dev/null; exit 0;;
+inactive|failed) ;;
+*) cat >/dev/null
+  echo "systemd doesn't say whether {unit} runs: see systemctl status, then run again" >&2
+  exit 1;;
+esac
+# ended FOLDER MINUTES: remove what jobs below it left that don't run and are older than that.
+ended() {{
+  find "$1" -mindepth 1 -maxdepth 1 -type d -mmin +"$2" 2>/dev/null | while IFS= read -r old; do
+    state=$(systemctl show -P ActiveState "llamaherd-${{old##*/}}.service" </dev/null) || continue
+    case $state in inactive|failed) rm -rf -- "$old";; esac
+  done
+}}
+ended {secrets} {kept_secrets}
+ended {jobs} {kept_jobs}
 systemctl reset-failed {unit}.service 2>/dev/null || :
 install -d -m 755 /var/lib/llamaherd
 install -d -m 700 {jobs} {folder}
@@ -130,13 +153,16 @@ umask 077
   }}
 done
 [ "$name" = . ] || {{ echo "the connection broke off: run again" >&2; exit 1; }}
-systemd-run --quiet --unit={unit} --description={title} --property=Type=exec \
+systemd-run --quiet --unit={unit} --collect --description={title} --property=Type=exec \
 --property=KillMode=control-group --property=OOMPolicy=continue --nice=5 \
 --property=StandardOutput=append:{folder}/log --property=StandardError=append:{folder}/log \
 --property=WorkingDirectory={folder} {properties} /bin/sh ./run"""
 
-# The wrapper notes the exit status and removes the secrets whatever the script does.
-_RUN = """script_status=0
+# The wrapper notes the exit status and removes the secrets whatever the script does. Scripts read
+# what programs say (stat's "regular file", apt's and df's words): in English, whatever the host
+# speaks to its people, which systemd hands to every service.
+_RUN = """export LC_ALL=C
+script_status=0
 sh -eu ./script || script_status=$?
 rm -rf -- {hidden} {secrets} ./script
 echo $script_status > status.new
@@ -162,6 +188,9 @@ def start_command(job: Job) -> StringCommand:
     script = _START.format(
         unit=operand(job.unit),
         jobs=JOBS,
+        secrets=SECRETS,
+        kept_jobs=KEPT_JOBS,
+        kept_secrets=KEPT_SECRETS,
         folder=operand(job.folder),
         hidden=hidden,
         hide=hide if secrets else "",
@@ -178,7 +207,9 @@ def look_command(job: Job) -> StringCommand:
     """One command that tells the unit's state, the exit status, and what the probe prints."""
     script = (
         f"cd {operand(job.folder)} 2>/dev/null || exit 0\n"
-        f"echo {SECTION}state; systemctl show -P ActiveState {operand(job.unit)}.service\n"
+        f"echo {SECTION}state\n"
+        # Unanswered it must not look like the job's end.
+        f"systemctl show -P ActiveState {operand(job.unit)}.service || exit 1\n"
         f"echo {SECTION}status; cat status 2>/dev/null\n"
         f"echo {SECTION}probe\n{job.probe}\ntrue"
     )
@@ -238,7 +269,7 @@ def _watch(state: State, host: Host, job: Job) -> bool:
             logger.info(f"{host.print_prefix}{line}")
         else:
             logger.error(f"{host.print_prefix}  {line}")
-    return ended.ok or _give_up(host, ended.message)
+    return ended.ok or give_up(host, ended.message)
 
 
 def follow(state: State, host: Host, job: Job) -> Ended:
@@ -252,6 +283,8 @@ def follow(state: State, host: Host, job: Job) -> Ended:
                 return _ended(state, host, job, look)
             _show(host, job, look, track, track.clock() - started)
             gevent.sleep(1 if DISPLAY.stream.isatty() else 2)
+    except OvertakenError as error:
+        return Ended(False, f"{job.title}: {error}")
     except (SSHException, OSError, EOFError, ConnectError) as error:
         return Ended(
             False,
@@ -341,26 +374,30 @@ def failure(job: Job, look: Look, words: Words) -> str:
     return f"{job.title} {how}: see {log}{remedy}"
 
 
-def _give_up(host: Host, message: str) -> bool:
+def give_up(host: Host, message: str) -> bool:
+    """Tell people, now and in the summary, why this host fails; False, for whoever returns it."""
     record_failure(host.name, message)
     logger.error(f"{host.print_prefix}{message}")
     return False
 
 
 def remote(state: State, host: Host, command: StringCommand) -> CommandOutput:
-    """Run a read-only command as the running operation would; connects again when the line broke.
+    """Run a command as the running operation would; connects again when the line broke.
 
     Such a command must succeed on a host that answers: a failure is taken for a broken line,
-    because that is how pyinfra tells of one in the middle of a command (exit status -1).
-    Raises ConnectError after RECONNECTS attempts.
+    because that is how pyinfra tells of one in the middle of a command (exit status -1). Done
+    twice it must do no harm, and where this run holds the host's claim it is only done with it.
+    Raises ConnectError after RECONNECTS attempts, and its child
+    :class:`deploys.common.claims.OvertakenError` where somebody else was there meanwhile.
     """
     arguments = as_running_operation(host) | dict(command.connector_arguments)  # standard input
     for attempt in range(RECONNECTS):
         try:
+            keep_claim(host)
             answered, output = host.run_shell_command(command, **arguments)
             if answered:
                 return output
-        except (SSHException, OSError, EOFError):
+        except (SSHException, OSError, EOFError, ClaimError):
             pass
         gevent.sleep(min(30, 2**attempt))
         _reconnect(host)

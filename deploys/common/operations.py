@@ -22,7 +22,7 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_host, ctx_state
 
 from deploys.common.changes import Change, listened
-from deploys.common.claims import ClaimError, claim
+from deploys.common.claims import ClaimError, OvertakenError, claim
 from deploys.common.shell import WordError
 from deploys.common.summary import record_failure
 from facts.system import System, SystemState
@@ -97,6 +97,8 @@ def _claimed(function: Callable[P, Commands], *args: P.args, **kwargs: P.kwargs)
 def _claim() -> bool:
     try:
         return claim(current_host())
+    except OvertakenError as error:
+        raise HostError(str(error)) from error
     except ClaimError as error:
         raise HostError(f"{error}: does the host have flock (util-linux)?") from error
 

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from pyinfra import logger
 from pyinfra.api import FunctionCommand, StringCommand, deploy
+from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
 from deploys.common.changes import Change, record
 from deploys.common.files import ManagedFile, is_current, read_states, write_files
-from deploys.common.jobs import remote, run_job
+from deploys.common.jobs import give_up, remote, run_job
 from deploys.common.operations import (
     Commands,
     HostError,
@@ -199,7 +200,10 @@ def _key(state: DriftTimerState) -> Commands:
 
 def _announce(state: State, host: Host) -> bool:
     """Show the public key: nobody else can let the check in."""
-    public = remote(state, host, StringCommand("cat", f"{KEY}.pub")).stdout.strip()
+    try:
+        public = remote(state, host, StringCommand("cat", f"{KEY}.pub")).stdout.strip()
+    except ConnectError as error:
+        return give_up(host, f"the drift check's key was not read ({error}): run again")
     logger.info(
         f"{host.print_prefix}the drift check's key; add it to the authorized_keys of the account "
         f"that {FLEET} logs in as, on every host: {public}"

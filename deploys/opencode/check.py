@@ -11,17 +11,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pyinfra import logger
 from pyinfra.api import StringCommand
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
+from deploys.common.claims import OvertakenError
 from deploys.common.files import ManagedFile, write_command
-from deploys.common.jobs import remote
+from deploys.common.jobs import give_up, remote
 from deploys.common.opencode_resolved import config_differences, opencode_said
 from deploys.common.shell import operand
-from deploys.common.summary import record_failure
 from facts.files import FileState
 from facts.live import LiveOpenCode, LiveUser, parse_live_opencode
 from inventories.settings import OpenCodeSettings
@@ -51,10 +50,10 @@ def check_users(state: State, host: Host, check: Check) -> bool:
             for file, before in written.items():
                 if file.as_user == name:
                     remote(state, host, _put_back(file, before))
-    except ConnectError as error:
-        logger.error(f"{host.print_prefix}OpenCode: {error}")
-        record_failure(host.name, "lost the connection while OpenCode was checked: run again")
-        return False
+    except OvertakenError as error:
+        return give_up(host, str(error))
+    except ConnectError:
+        return give_up(host, "lost the connection while OpenCode was checked: run again")
     for name, said in problems.items():
         back = any(file.as_user == name for file in written)
         why = (
@@ -62,8 +61,7 @@ def check_users(state: State, host: Host, check: Check) -> bool:
             + (" (the file is as it was before)" if back else "")
             + f", try `runuser -u {name} -- opencode debug config`, then run again"
         )
-        record_failure(host.name, why)
-        logger.error(f"{host.print_prefix}{why}")
+        give_up(host, why)
     return not problems
 
 

@@ -98,6 +98,8 @@ def prune(chosen: Chosen, path: Path, timeout: int, *, remove: bool) -> Prune:
 
 def prune_host(host: Host, settings: HostSettings, *, remove: bool) -> HostPrune:
     """Look at one connected host, and remove there what nothing needs where that is asked for."""
+    from pyinfra.api.exceptions import ConnectError
+
     from deploys.prune.removal import RefusedError
     from deploys.prune.unused import UnknownNeedsError
     from llamaherd.prune.report import HostPrune
@@ -112,7 +114,7 @@ def prune_host(host: Host, settings: HostSettings, *, remove: bool) -> HostPrune
             judgement, left = _remove(host, settings)
         except RefusedError as error:
             return HostPrune(name, unused, kept, refusal=f"nothing was removed: {error}")
-    except UnknownNeedsError as error:
+    except (UnknownNeedsError, ConnectError) as error:
         return HostPrune(name, error=str(error))
     return HostPrune(name, judgement.unused, judgement.kept, removed=True, left=left)
 
@@ -137,6 +139,7 @@ def _remove(host: Host, settings: HostSettings) -> tuple[Judgement, dict[str, st
         raise RefusedError(f"{error}: does the host have flock (util-linux)?") from error
     # What was read before may have changed until now.
     judgement = _judge(host, settings)
+    # Sent again after a broken line, but only with the claim: what it takes and leaves is of now.
     output = remote(host.state, host, removal_command(judgement.unused))
     became = parse_removal(list(output.stdout_lines))
     told = {item.path: became.get(item.path, "no word of it") for item in judgement.unused}

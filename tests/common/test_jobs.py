@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import stat
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from deploys.common.jobs import (
+    KEPT_JOBS,
+    KEPT_SECRETS,
     LOG_LINES,
     REASON,
     Job,
@@ -19,6 +23,7 @@ from deploys.common.jobs import (
     Words,
     failure,
     last_words_command,
+    look_command,
     parse_words,
     start_command,
 )
@@ -98,13 +103,17 @@ def test_a_failure_is_one_line(status: int | None, said: Words, line: str) -> No
 
 
 def started(
-    job: Job, tmp_path: Path, stdin: list[str] | str | None = None
+    job: Job,
+    tmp_path: Path,
+    stdin: list[str] | str | None = None,
+    systemctl: str = "echo inactive",
 ) -> subprocess.CompletedProcess[str]:
     """A job's start with a systemd that only notes what it is asked."""
     bin_ = tmp_path / "bin"
-    bin_.mkdir()
+    bin_.mkdir(exist_ok=True)
     for name in ("systemctl", "systemd-run"):
-        (bin_ / name).write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/called\n")
+        answer = systemctl if name == "systemctl" else ":"
+        (bin_ / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/called\n{answer}\n')
         (bin_ / name).chmod(0o755)
     command = start_command(job)
     lines = command.connector_arguments["_stdin"] if stdin is None else stdin
@@ -150,3 +159,65 @@ def test_secrets_lie_in_memory_and_go_with_the_job(
     assert (done.returncode, (folder / "got").read_text()) == (3, word)
     assert not kept.parent.exists()
     assert {path.name for path in folder.iterdir()} == {"got", "run", "status"}
+
+
+@pytest.mark.parametrize("answer", ["exit 1", ":", "echo inactive; exit 1"])
+def test_a_job_of_which_systemd_says_nothing_is_left_as_it_is(
+    folder: Path, tmp_path: Path, answer: str
+) -> None:
+    (folder / "sum").write_text("half of it")
+    done = started(JOB, tmp_path, systemctl=answer)
+    assert done.returncode != 0
+    assert "systemd doesn't say whether llamaherd-model-x runs" in done.stderr
+    assert (folder / "sum").exists()
+    assert "systemd-run" not in (tmp_path / "called").read_text()
+
+
+def test_a_job_that_runs_is_attached_to(folder: Path, tmp_path: Path) -> None:
+    (folder / "sum").write_text("half of it")
+    assert started(JOB, tmp_path, systemctl="echo active").stdout == "attached\n"
+    assert (folder / "sum").exists()
+
+
+@pytest.mark.parametrize(("systemctl", "code"), [("echo inactive", 0), ("exit 1", 1)])
+def test_a_look_that_systemd_doesnt_answer_is_none(
+    folder: Path, tmp_path: Path, systemctl: str, code: int
+) -> None:
+    (tmp_path / "systemctl").write_text(f"#!/bin/sh\n{systemctl}\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-c", look_command(JOB).get_raw_value()],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        check=False,
+    )
+    assert done.returncode == code
+
+
+def test_its_unit_goes_when_it_fails_too(folder: Path, tmp_path: Path) -> None:
+    assert started(JOB, tmp_path).returncode == 0
+    (line,) = [x for x in (tmp_path / "called").read_text().splitlines() if "systemd-run" in x]
+    assert "--collect" in line.split()
+
+
+def test_programs_speak_english_to_a_job(folder: Path, tmp_path: Path) -> None:
+    started(replace(JOB, script='echo "$LC_ALL" > said\n'), tmp_path)
+    environment = {"PATH": "/usr/bin:/bin", "LANG": "de_DE.UTF-8", "LC_ALL": "de_DE.UTF-8"}
+    subprocess.run(["sh", "./run"], cwd=folder, env=environment, check=True)
+    assert (folder / "said").read_text() == "C\n"
+
+
+def test_what_ended_jobs_left_goes_after_a_while_and_that_of_running_ones_stays(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = tmp_path / "run" / "secrets"
+    monkeypatch.setattr("deploys.common.jobs.SECRETS", str(memory))
+    for place, minutes in ((memory, KEPT_SECRETS), (tmp_path, KEPT_JOBS)):
+        for name in ("old", "runs", "new"):
+            (place / f"job-{name}").mkdir(parents=True)
+            (place / f"job-{name}" / "log").touch()
+            since = time.time() - (minutes * 60 + 120 if name != "new" else 0)
+            os.utime(place / f"job-{name}", (since, since))
+    answer = "case $* in *job-runs*) echo active;; *) echo inactive;; esac"
+    assert started(JOB, tmp_path, systemctl=answer).returncode == 0
+    for place in (memory, tmp_path):
+        assert {x.name for x in place.glob("job-*")} == {"job-runs", "job-new"}
