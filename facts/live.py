@@ -69,7 +69,7 @@ use_key() {{
 }}
 request() {{
   if [ -n "$key" ]; then printf 'header = "Authorization: Bearer %s"\n' "$key"; fi |
-    curl --config - --silent --show-error --no-buffer --globoff --noproxy '*' \
+    curl --disable --config - --silent --show-error --no-buffer --globoff --noproxy '*' \
       --connect-timeout 10 --write-out '\n{_STATUS}%{{http_code}}\n' "$@" 2>&1
   echo "{_EXIT}$?"
 }}

@@ -28,7 +28,7 @@ class Bandwidth(FactBase[HubAnswer]):
         """
         form = "%{http_code} %{size_download} %{time_total} %{time_starttransfer}"
         options = (
-            f"-sSL -o /dev/null --connect-timeout {BANDWIDTH_SECONDS} "
+            f"--disable -sSL -o /dev/null --connect-timeout {BANDWIDTH_SECONDS} "
             f"--max-time {2 * BANDWIDTH_SECONDS} -r 0-{BANDWIDTH_BYTES - 1}"
         )
         script = (

@@ -97,7 +97,8 @@ transfer() {
     fi
     [ $stuck = 1 ] || sleep $((stuck < 6 ? stuck * 2 : 15))
     status=0
-    said=$(curl --fail --location --silent --show-error --max-redirs 10 \
+    # Root's own .curlrc isn't for these; and [] or {} in a mirror's path is no pattern.
+    said=$(curl --disable --globoff --fail --location --silent --show-error --max-redirs 10 \
       --connect-timeout 30 --speed-limit @RATE@ --speed-time @STALL@ --continue-at - CURL_CONFIG \
       --write-out '\n%{http_code}\n' --output "$2" -- "$1" 2>&1) || status=$?
     code=$(printf '%s\n' "$said" | grep -x '[0-9][0-9][0-9]' | tail -n 1)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from deploys.common.downloads import fetch_lines, fetch_probe, fetch_progress, upload_path
+from facts.live import _ASK, parse_answer
 from facts.models import ModelFiles
 from inventories.settings import Artifact
 
@@ -99,6 +100,25 @@ def test_a_file_arrives_verified_and_recorded(source: Source, tmp_path: Path) ->
     assert (tmp_path / "model.gguf").read_bytes() == CONTENT
     assert verified(tmp_path) == SHA256
     assert not (tmp_path / "model.gguf.part").exists()
+
+
+def test_roots_own_settings_of_curl_are_not_used(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".curlrc").write_text("max-filesize = 1\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CURL_HOME", str(tmp_path))
+    done = fetch(artifact(source), tmp_path)
+    assert done.returncode == 0, done.stderr
+    key = f"{_ASK}use_key /none\nask own {source.url}\n"
+    said = subprocess.run(["sh", "-c", key], capture_output=True, text=True, check=True).stdout
+    assert parse_answer(said.splitlines()[1:]).status == 200
+
+
+def test_brackets_in_an_address_are_no_pattern(source: Source, tmp_path: Path) -> None:
+    source.url += "?a=[1-3]&b={x,y}"
+    assert fetch(artifact(source), tmp_path).returncode == 0
+    assert source.requests == [""]
 
 
 def test_a_cut_transfer_goes_on_where_it_stopped(source: Source, tmp_path: Path) -> None:
