@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploys.common.archives import ARCHIVE_FUNCTIONS
+from deploys.common.downloads import STALL_RATE, STALL_SECONDS
 from deploys.common.progress import Amount
 from deploys.common.shell import digest, operand, word
 from facts.llama_cpp import WORK_PREFIX
@@ -311,14 +312,31 @@ def unpack_lines(source: ArchiveSource, work: str) -> str:
     )
 
 
+_FETCH = r"""
+# fetched ARGUMENTS: three tries. Git alone makes one, and waits for ever where nothing comes.
+fetched() {
+  for try in 1 2 3; do
+    [ $try = 1 ] || sleep $((try * 5))
+    git -C @SOURCE@ -c http.lowSpeedLimit=@RATE@ -c http.lowSpeedTime=@STALL@ fetch "$@" && return
+  done
+  return 1
+}
+"""
+
+
 def _clone(source: GitSource, work: str) -> str:
-    # Not every server gives out a bare commit: then the whole history is fetched.
     repository, commit = operand(source.repository), operand(source.commit)
     git = f"git -C {work}/source.new"
+    functions = (
+        _FETCH.replace("@SOURCE@", f"{work}/source.new")
+        .replace("@RATE@", str(STALL_RATE))
+        .replace("@STALL@", str(STALL_SECONDS))
+    )
+    # Not every server gives out a bare commit: then the whole history is fetched.
     return (
-        f"git init --quiet {work}/source.new\n"
-        f"{git} fetch --depth 1 --no-tags {repository} {commit} || "
-        f"{git} fetch --tags {repository} '+refs/heads/*:refs/remotes/origin/*'\n"
+        f"{functions}git init --quiet {work}/source.new\n"
+        f"fetched --depth 1 --no-tags {repository} {commit} || "
+        f"fetched --tags {repository} '+refs/heads/*:refs/remotes/origin/*'\n"
         f"{git} -c advice.detachedHead=false checkout --quiet {commit}\n"
         f'[ "$({git} rev-parse HEAD)" = {commit} ]\n'
     )

@@ -1,9 +1,13 @@
 """The same inputs make the same build, other inputs another; nothing collides in silence."""
 
+import http.server
 import json
 import subprocess
+import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from pyinfra.api.exceptions import FactProcessError
@@ -199,11 +203,8 @@ def test_a_wrong_subdirectory_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (Path(build.work) / "source").exists()
 
 
-def test_a_commit_is_fetched_from_a_real_repository(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("deploys.llama_cpp.build.BUILDS_ROOT", str(tmp_path / "opt"))
-    origin = tmp_path / "origin"
+def repository(origin: Path) -> str:
+    """A repository of two commits, which any web server can give out; the first one's name."""
     origin.mkdir()
 
     def git(*arguments: str) -> str:
@@ -216,7 +217,58 @@ def test_a_commit_is_fetched_from_a_real_repository(
         (origin / "CMakeLists.txt").write_text(f"# {number}\n")
         git("add", ".")
         git("commit", "--quiet", "-m", f"{number}")
-    first = git("rev-parse", "HEAD~1")
+    git("update-server-info")
+    return git("rev-parse", "HEAD~1")
+
+
+class Stalling(http.server.SimpleHTTPRequestHandler):
+    """Never answers the first request; knows nothing of git, so it can't give out one commit."""
+
+    protocol_version = "HTTP/1.1"
+    asked: ClassVar[list[str]] = []
+    end: ClassVar[threading.Event] = threading.Event()
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        if len(self.asked) == 1:
+            self.end.wait(60)
+            self.close_connection = True
+            return
+        super().do_GET()
+
+    def log_message(self, *args: object) -> None: ...
+
+
+def test_a_fetch_that_stalls_is_given_up_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploys.llama_cpp.build.BUILDS_ROOT", str(tmp_path / "opt"))
+    monkeypatch.setattr("deploys.llama_cpp.build.STALL_SECONDS", 1)
+    first = repository(tmp_path / "origin")
+    serve = partial(Stalling, directory=str(tmp_path / "origin" / ".git"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = GitSource(f"http://127.0.0.1:{server.server_port}", first)
+        settings = replace(SETTINGS, source=source, commit=first)
+        build = plan_build(settings, CPU, MACHINE)
+        script = source_script(settings, build).replace(" sleep ", " : ")
+        try:
+            done = subprocess.run(
+                ["sh", "-eu", "-c", script], capture_output=True, text=True, check=False, timeout=60
+            )
+        finally:
+            Stalling.end.set()
+            server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert (Path(build.work) / "source" / "CMakeLists.txt").read_text() == "# 1\n"
+
+
+def test_a_commit_is_fetched_from_a_real_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploys.llama_cpp.build.BUILDS_ROOT", str(tmp_path / "opt"))
+    origin = tmp_path / "origin"
+    first = repository(origin)
     settings = replace(SETTINGS, source=GitSource(f"file://{origin}", first), commit=first)
     build = plan_build(settings, CPU, MACHINE)
     subprocess.run(["sh", "-eu", "-c", source_script(settings, build)], check=True)
