@@ -25,6 +25,8 @@ COMMAND = "/usr/local/bin/opencode"
 SYSTEM_CONFIG = "/etc/opencode/opencode.json"
 SYSTEM_OVERRIDE = "/etc/opencode/opencode.jsonc"
 USER_CONFIG = ".config/opencode/opencode.json"
+ACCEPTED = "/var/lib/llamaherd/opencode"
+"""A file for each user, of root's, that tells which configuration OpenCode took last."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class OpenCodeUser(FactValue):
     + secrets: state of the asked-for files, by their path relative to the home
     + closed: files of these in whose folder the user may not write
     + outside: files of these that a link leads to, out of the home
+    + accepted: what llamaherd noted of the configuration that OpenCode took last; empty for nothing
     """
 
     name: str
@@ -51,6 +54,7 @@ class OpenCodeUser(FactValue):
     secrets: Mapping[str, FileState] = field(default_factory=dict)
     closed: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
+    accepted: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ echo {SECTION}system; look {SYSTEM_CONFIG} 0; look {SYSTEM_OVERRIDE} 0
 for user in USERS; do
   passwd=$(getent passwd -- "$user") || continue
   echo "{SECTION}user $user"; printf '%s\\n' "$passwd"
+  echo "accepted $(cat "{ACCEPTED}/$user" 2>/dev/null)"
   home=$(printf %s "$passwd" | cut -d : -f 6)
   runuser -u "$user" -- sh -c {shlex.quote(_AS_USER)} sh "$home" SECRETS
 done
@@ -166,6 +171,8 @@ def _parse_manifest(lines: list[str]) -> Mapping[str, Any]:
 def _parse_user(lines: list[str]) -> OpenCodeUser:
     name, _, uid, gid, _, home, _ = lines[0].split(":", 6)
     rest = lines[1:]
+    # Said by root, before the first word that the user could have a hand in.
+    accepted = rest.pop(0).removeprefix(_NOTED) if rest and rest[0].startswith(_NOTED) else ""
     paths = {key: value for key in _PATHS if (value := _named(rest, key))}
     config_path, jsonc_path = paths["config"][0], paths.get("jsonc", ("",))[0]
     said = {f"{key} {value}" for key, values in paths.items() for value in values}
@@ -183,9 +190,11 @@ def _parse_user(lines: list[str]) -> OpenCodeUser:
         secrets={path.removeprefix(home).lstrip("/"): state for path, state in states.items()},
         closed=paths.get("closed", ()),
         outside=paths.get("outside", ()),
+        accepted=accepted,
     )
 
 
+_NOTED = "accepted "
 _PATHS = ("config", "jsonc", "closed", "outside")
 
 

@@ -82,7 +82,12 @@ def is_current(file: ManagedFile, state: FileState | None) -> bool:
     if state is None or state.kind != "file" or state.mode != file.mode:
         return False
     owned = file.as_user is not None or (state.user, state.group) == (file.user, file.group)
-    return owned and state.sha256 == hashlib.sha256(file.content.encode()).hexdigest()
+    return owned and state.sha256 == file_digest(file)
+
+
+def file_digest(file: ManagedFile) -> str:
+    """SHA-256 of the content, as the fact tells it of the host's file."""
+    return hashlib.sha256(file.content.encode()).hexdigest()
 
 
 def diff(file: ManagedFile, state: FileState | None) -> list[str]:
@@ -123,7 +128,7 @@ def summary(file: ManagedFile, state: FileState | None) -> str:
     if state.kind != "file":
         return f"a {state.kind} instead of a file"
     words = []
-    if state.sha256 != hashlib.sha256(file.content.encode()).hexdigest():
+    if state.sha256 != file_digest(file):
         words.append("content differs")
     if state.mode != file.mode:
         words.append(f"mode {state.mode} -> {file.mode}")

@@ -1,7 +1,8 @@
 """OpenCode: its binary, the system configuration, and our values in users' configurations.
 
 Owns ``/opt/opencode/<version>/`` (immutable once finished), the link ``/usr/local/bin/opencode``,
-``/etc/opencode/opencode.json``, and what :mod:`deploys.opencode.config` lists of each user's file.
+``/etc/opencode/opencode.json``, a note for each user below ``/var/lib/llamaherd/opencode/``, and
+what :mod:`deploys.opencode.config` lists of each user's file.
 Refuses, before anything changes: an account that the host lacks, a configuration that can't be
 edited, a ``/usr/local/bin/opencode`` of somebody else.
 
@@ -17,7 +18,7 @@ from typing import Any
 
 from pyinfra.api import FunctionCommand, StringCommand, deploy
 
-from deploys.common.changes import Change, record, refusal
+from deploys.common.changes import Change, listened, record, refusal
 from deploys.common.downloads import upload_artifacts
 from deploys.common.files import ManagedFile, is_current, record_change, write_files
 from deploys.common.jobs import run_job
@@ -35,7 +36,7 @@ from deploys.common.operations import (
 from deploys.common.secrets import secret
 from deploys.common.shell import script_word
 from deploys.common.users import account_problem, config_text, link_problem, write_problem
-from deploys.opencode.check import Check, check_users
+from deploys.opencode.check import Check, acceptance, check_users
 from deploys.opencode.config import (
     SYSTEM_CONFIG,
     key_path,
@@ -89,15 +90,23 @@ def _check(
     same_system: bool,
     users: Mapping[ManagedFile, FileState | None],
 ) -> Commands:
-    """Ask OpenCode about whatever was written; about everybody where it concerns everybody."""
+    """Ask OpenCode about whatever was written; about everybody where it concerns everybody.
+
+    And about whomever it wasn't asked for since the files became what they are: a run that was cut
+    off in between may have left something that OpenCode refuses. That question changes nothing, so
+    a drift check doesn't hear of it.
+    """
     configs = {path for u in state.users.values() for path in (u.config_path, u.jsonc_path)}
     written = {f: s for f, s in users.items() if f.path in configs and not is_current(f, s)}
     same_program = _is_installed(settings.version, _artifact(settings), state)
     same_program = same_program and state.link == run_path(settings.version)
     changed = {file.as_user for file, there in users.items() if not is_current(file, there)}
+    wanted = {name: acceptance(settings, name, users) for name in settings.users}
+    if not listened():
+        changed |= {name for name in wanted if state.users[name].accepted != wanted[name]}
     names = [n for n in settings.users if n in changed or not (same_system and same_program)]
     if names:
-        yield FunctionCommand(check_users, (Check(settings, tuple(names), written),), {})
+        yield FunctionCommand(check_users, (Check(settings, tuple(names), written, wanted),), {})
 
 
 def refuse(settings: OpenCodeSettings, state: OpenCodeState) -> None:

@@ -111,6 +111,8 @@ ENTRIES = [
     (r"/var/lib/llamaherd/models(/[\w.-]+){3}/[\w.-]+\.gguf", "root:root 644"),
     (r"/var/lib/llamaherd/models(/[\w.-]+){3}/\.verified", "root:root 755"),
     (r"/var/lib/llamaherd/models(/[\w.-]+){3}/\.verified/[\w.-]+\.json", "root:root 644"),
+    (r"/var/lib/llamaherd/opencode", "root:root 755"),
+    (r"/var/lib/llamaherd/opencode/dev", "root:root 600"),
     (r"/var/lib/llamaherd/releases", "root:root 700"),
     (r"/var/lib/llamaherd/releases/\w+(/[0-9a-f]+(/etc)?)?", "root:root 700"),
     (r"/var/lib/llamaherd/releases/\w+/lock", "root:root 600"),

@@ -258,6 +258,7 @@ IN_ORDER: Mapping[str, FakeHost] = {
     "a GPU process that nvidia-smi does not see": gpu(
         running=("@@llamaherd:reboot", "@@llamaherd:computing", "answered"), on_gpu=True
     ),
+    "OpenCode not asked since its files changed": replace(HOST, opencode_asked=False),
     "nothing declared": FakeHost(HostSettings("bare", SETTINGS.ssh), listeners=()),
 }
 

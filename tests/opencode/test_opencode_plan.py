@@ -19,8 +19,11 @@ from pyinfra.api.state import StateStage
 from pyinfra.connectors.fake import FakeConnector
 from pyinfra.context import ctx_state
 
+from deploys.common.files import ManagedFile
 from deploys.opencode import opencode
+from deploys.opencode.check import acceptance
 from deploys.opencode.config import system_config, user_config
+from facts.opencode import parse_opencode
 from inventories.settings import OpenCodeSettings, SecretReference
 
 SYSTEM = """@@llamaherd:machine
@@ -124,16 +127,26 @@ def converge(monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
-def in_order(tmp: str) -> str:
-    """The recorded host with the hash of this test's key."""
+def in_order(tmp: str, accepted: str | None = None) -> str:
+    """The recorded host with the hash of this test's key, and what OpenCode took last."""
     before = next(line.split()[4] for line in tmp.splitlines() if line.endswith(KEY))
-    return tmp.replace(before, hashlib.sha256(b"generated-key\n").hexdigest())
+    text = tmp.replace(before, hashlib.sha256(b"generated-key\n").hexdigest())
+    user = parse_opencode(text.splitlines()).users["dev"]
+    assert user.config is not None
+    assert user.config.content is not None
+    files = [
+        ManagedFile(f"{user.home}/{KEY}", "generated-key\n", as_user="dev"),
+        ManagedFile(user.config_path, user.config.content.decode(), as_user="dev"),
+    ]
+    note = acceptance(SETTINGS, "dev", files) if accepted is None else accepted
+    passwd = next(line for line in text.splitlines() if line.startswith("dev:"))
+    return text.replace(passwd, f"{passwd}\naccepted {note}")
 
 
 def test_the_system_configuration_comes_before_the_binary_and_users_last(converge: Any) -> None:
     run = converge("absent")
     assert not run.failed
-    assert run.changes == ["write", "job", "link", "write", "write", "check"]
+    assert run.changes == ["write", "job", "link", "write", "write", "check", "write"]
     writes = [command for command in run.commands if "new=$(mktemp" in command]
     assert "/etc/opencode/opencode.json" in writes[0]
     assert "runuser -u dev" in writes[1]
@@ -231,7 +244,38 @@ def test_a_changed_system_configuration_is_checked_for_every_user(
     settings = dataclasses.replace(SETTINGS, instructions=("/etc/rules.md",))
     run = Run(monkeypatch, in_order((RECORDED / "installed.txt").read_text()), settings)
     assert not run.failed
-    assert run.changes == ["write", "check"]
+    assert run.changes == ["write", "check", "write"]
+    assert "/var/lib/llamaherd/opencode/dev" in run.commands[-1]
+
+
+@pytest.mark.parametrize("noted", ["", "0" * 64], ids=["nothing noted", "another noted"])
+def test_what_opencode_wasnt_asked_about_is_asked_though_all_files_are_as_they_should_be(
+    monkeypatch: pytest.MonkeyPatch, noted: str
+) -> None:
+    """As after a run that was killed between the write and the question."""
+    monkeypatch.setenv("CODER_KEY", "generated-key")
+    text = in_order((RECORDED / "installed.txt").read_text(), noted)
+    run = Run(monkeypatch, text, SETTINGS)
+    assert (run.failed, run.changes) == (False, ["check", "write"])
+    wanted = parse_opencode(in_order((RECORDED / "installed.txt").read_text()).splitlines())
+    assert base64.b64decode(run.inputs[-1]).decode().strip() == wanted.users["dev"].accepted
+
+    refused = Run(monkeypatch, text, SETTINGS, said(error="Error: bad file reference"))
+    assert (refused.failed, refused.changes) == (True, ["check"])
+
+
+def test_the_note_follows_version_system_file_key_and_the_users_file() -> None:
+    files = [ManagedFile("/home/dev/a", "1", as_user="dev")]
+    others = [ManagedFile("/home/eva/a", "1", as_user="eva")]
+    note = acceptance(SETTINGS, "dev", files)
+    assert acceptance(SETTINGS, "dev", [*files, *others]) == note
+    changed = {
+        acceptance(dataclasses.replace(SETTINGS, version="1.18.34"), "dev", files),
+        acceptance(dataclasses.replace(SETTINGS, instructions=("/x.md",)), "dev", files),
+        acceptance(SETTINGS, "dev", [dataclasses.replace(files[0], content="2")]),
+        note,
+    }
+    assert len(changed) == 4
 
 
 def test_what_opencode_does_not_take_is_put_back_and_fails_the_host(

@@ -19,6 +19,7 @@ from deploys.llama_server.arguments import process_arguments
 from deploys.llama_server.files import account_file, server_files
 from deploys.llama_server.instance import Instance
 from deploys.llama_server.unit import config_hash, render_unit
+from deploys.opencode.check import acceptance
 from deploys.opencode.config import SYSTEM_CONFIG, system_config, user_config
 from deploys.opencode.install import current_manifest, run_path
 from deploys.packages import wanted
@@ -115,6 +116,7 @@ class FakeHost:
     opencode_link: str = run_path("1.18.33")
     users: tuple[str, ...] = ("dev",)
     user_text: str | None = None
+    opencode_asked: bool = True
     live: Mapping[str, Any] = field(default_factory=dict)
     health: int = 200
     running: tuple[str, ...] = ()
@@ -264,7 +266,8 @@ class FakeHost:
                 text = user_config("", settings, path)
             file = ManagedFile(path, text, as_user=name)
             lines += [f"@@llamaherd:user {name}", f"{name}:x:1000:1000::/home/{name}:/bin/sh"]
-            lines += ["home", f"config {path}", line_of(file)]
+            noted = acceptance(settings, name, [file]) if self.opencode_asked else ""
+            lines += [f"accepted {noted}", "home", f"config {path}", line_of(file)]
         return lines
 
     def _running(self) -> list[str]:
