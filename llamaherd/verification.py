@@ -26,7 +26,9 @@ from inventories.settings import (
 if TYPE_CHECKING:
     # For types alone: it loads pyinfra, and whoever asks hosts must patch for gevent before that.
     from facts.claude_code import ClaudeCodeUser
+    from facts.gpu import Gpu, GpuProcess
     from facts.live import Answer, LiveServerState, LiveUser
+    from facts.server_gpus import ServerGpusState
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -40,6 +42,7 @@ class Finding:
     + detail: what was seen, in a few words
     + remedy: what to do; empty where all is well
     + measured: numbers by name, such as ``first_token_s``
+    + unknown: whether nobody can tell; such a finding is ``ok``, and proves nothing
     """
 
     host: str
@@ -49,6 +52,7 @@ class Finding:
     detail: str
     remedy: str = ""
     measured: Mapping[str, float] = field(default_factory=dict)
+    unknown: bool = False
 
 
 def judge_server(
@@ -98,6 +102,69 @@ def judge_served(
     return found.all
 
 
+def on_gpu(settings: HostSettings, server: ServerSettings) -> bool:
+    """Whether a server is declared to have layers on an NVIDIA GPU."""
+    computes = "cuda" in settings.backends_of(server)
+    return computes and server.gpus != () and any(s.gpu_layers != "0" for s in server.served)
+
+
+def judge_gpu(
+    settings: HostSettings, server: ServerSettings, state: ServerGpusState
+) -> list[Finding]:
+    """Whether a server that answers has its layers on a GPU.
+
+    llama.cpp falls back to the processor without a word to its clients, and is as correct there. A
+    GPU that is parted (MIG), and nvidia-smi in a container, tell nothing of processes: then the
+    finding is unknown, unless the process hasn't even the driver's device open.
+    """
+    found = _Findings(settings.name, f"server {server.name}")
+    processes = state.servers.get(server.name)
+    pids = processes.pids if processes is not None else ()
+    held = {gpu: [p for p in gpu.processes if p.pid in pids] for gpu in state.gpus}
+    held = {gpu: those for gpu, those in held.items() if those}
+    remedy = f"see journalctl -u {_unit(server)} for why CUDA did not start, then restart it"
+    if state.error:
+        found.unknown("gpu", f"unknown: {state.error}")
+    elif held:
+        _judge_memory(found, held, _least_memory(settings, server), remedy)
+    elif processes is not None and processes.device:
+        parted = any(gpu.mig for gpu in state.gpus)
+        why = "its GPU is parted (MIG)" if parted else "nvidia-smi lists none of its processes"
+        found.unknown("gpu", f"unknown: it has the GPU's device open, and {why}")
+    else:
+        there = "" if state.gpus else ", and nvidia-smi lists no GPU"
+        found.bad("gpu", f"computes on the processor: its process is on no GPU{there}", remedy)
+    return found.all
+
+
+def _judge_memory(
+    found: _Findings, held: Mapping[Gpu, list[GpuProcess]], least: int, remedy: str
+) -> None:
+    told = {gpu: [p.memory for p in those if p.memory is not None] for gpu, those in held.items()}
+    if not all(told.values()):
+        where = ", ".join(f"GPU {gpu.index}" for gpu in held)
+        found.unknown("gpu", f"unknown: it is on {where}, which doesn't tell its memory")
+        return
+    sums = {gpu: sum(those) for gpu, those in told.items()}
+    text = ", ".join(f"{mib} MiB of GPU {gpu.index} ({gpu.name})" for gpu, mib in sums.items())
+    if sum(sums.values()) < least:
+        found.bad("gpu", f"computes on the processor: {text}; its layers take {least}", remedy)
+    else:
+        found.good("gpu", text)
+
+
+def _least_memory(settings: HostSettings, server: ServerSettings) -> int:
+    """MiB of GPU memory below which a server's layers aren't there; 0 where nobody can tell.
+
+    Half of the weights of a model that goes there whole, as when a release is tried.
+    """
+    partly = server.gpu_layers not in (None, "all") or server.cpu_moe or server.n_cpu_moe
+    if server.models or partly or server.extra_args:
+        return 0
+    files = settings.model(server.model).files
+    return files[0].size // 2 // 2**20 if len(files) == 1 else 0
+
+
 def endpoint(server: ServerSettings) -> dict[str, Any]:
     """Where a server listens, as :class:`facts.live.Endpoint` takes it."""
     return {
@@ -134,6 +201,9 @@ class _Findings:
 
     def good(self, check: str, detail: str, **measured: float) -> None:
         self.all.append(Finding(self.host, self.subject, check, True, detail, measured=measured))
+
+    def unknown(self, check: str, detail: str) -> None:
+        self.all.append(Finding(self.host, self.subject, check, True, detail, unknown=True))
 
     def bad(self, check: str, detail: str, remedy: str) -> None:
         self.all.append(Finding(self.host, self.subject, check, False, detail, remedy))

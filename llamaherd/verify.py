@@ -39,9 +39,11 @@ from llamaherd.verification import (
     client_name,
     endpoint,
     judge_claude_code,
+    judge_gpu,
     judge_opencode,
     judge_served,
     judge_server,
+    on_gpu,
 )
 from schemas.problems import ProblemsError
 
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 
 COMPLETION_SECONDS = 120
 # What each question may take on the host, a little more than the limits in facts/live.py.
-_CONNECT, _REQUEST, _OPENCODE = 30, 12, 65
+_CONNECT, _REQUEST, _OPENCODE, _GPU = 30, 12, 65, 185
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "verify",
         help="ask every live server: health, build, model, context, one completion",
-        description="Ask every server of the fleet for its health, build, model, context and one "
-        "completion, and every OpenCode how its configuration resolves. Changes nothing. "
-        "Exits 0 when all is well, else 1.",
+        description="Ask every server of the fleet for its health, build, model, context, one "
+        "completion and its part of the GPU, and every OpenCode how its configuration resolves. "
+        "Changes nothing. Exits 0 when all is well, else 1.",
     )
     add_fleet_argument(parser)
     add_limit_argument(parser, "ask")
@@ -230,6 +232,8 @@ def host_seconds(settings: HostSettings, timeout: int) -> float:
     for server in settings.servers:
         loading = server.ready_timeout if server.models else 0
         seconds += len(server.served) * (4 * _REQUEST + timeout + loading)
+    if any(on_gpu(settings, server) for server in settings.servers):
+        seconds += _GPU
     if settings.opencode is not None:
         one = _OPENCODE + len(settings.opencode.providers) * _REQUEST
         seconds += len(settings.opencode.users) * one
@@ -243,6 +247,9 @@ def _examine(host: Host, settings: HostSettings, timeout: int, found: list[Findi
     for server in settings.servers:
         question = partial(_ask_server, host, settings, server, timeout)
         found += _guarded(settings.name, f"server {server.name}", question)
+    answer = [s for s in settings.servers if on_gpu(settings, s) and _answers(s, found)]
+    if answer:
+        found += _guarded(settings.name, "host", partial(_ask_gpus, host, settings, answer))
     if settings.opencode is not None and settings.opencode.users:
         found += _guarded(settings.name, "host", partial(_ask_opencode, host, settings))
     if settings.claude_code is not None and settings.claude_code.users:
@@ -288,6 +295,23 @@ def _ask_server(
         if server.models:
             findings += judge_served(settings, server, served, live)
     return findings
+
+
+def _answers(server: ServerSettings, found: Sequence[Finding]) -> bool:
+    """Whether a server was found to be well enough that its GPU is a question of its own."""
+    checks = [f for f in found if f.subject == f"server {server.name}"]
+    return any(f.check == "health" and f.ok for f in checks)
+
+
+def _ask_gpus(
+    host: Host, settings: HostSettings, servers: Sequence[ServerSettings]
+) -> list[Finding]:
+    """Asked after the completions: a router, or a server that slept, has its model loaded then."""
+    from facts.server_gpus import ServerGpus
+    from llamaherd.runner import ask
+
+    state = ask(host, ServerGpus, servers=[server.name for server in servers])
+    return [found for server in servers for found in judge_gpu(settings, server, state)]
 
 
 def _ask_opencode(host: Host, settings: HostSettings) -> list[Finding]:
@@ -362,7 +386,7 @@ def render(report: Report, width: int = WIDTH) -> str:
             f.host,
             f.subject,
             f.check,
-            "ok" if f.ok else "FAILED",
+            "unknown" if f.unknown else "ok" if f.ok else "FAILED",
             "see below" if not f.ok else f.detail,
         )
         for f in findings
@@ -382,8 +406,9 @@ def _wrapped(text: str, width: int) -> list[str]:
 def _summary(report: Report) -> str:
     checks = sum(len(host.findings) for host in report.hosts)
     asked = f"{_count(len(report.hosts), 'host')}, {_count(checks, 'check')}"
+    unknown = sum(finding.unknown for host in report.hosts for finding in host.findings)
     if report.ok:
-        return f"{asked}: all well"
+        return f"{asked}: all well" + (f" but {unknown} that nobody can tell" if unknown else "")
     failed = sum(not host.ok for host in report.hosts)
     return f"{asked}: {len(report.failures)} failed on {_count(failed, 'host')}"
 

@@ -56,6 +56,16 @@ REPORT = Report(
 )
 
 
+def test_what_nobody_can_tell_is_no_failure_and_not_called_well() -> None:
+    parted = Finding("gpu-01", "server coder", "gpu", True, "unknown: MIG", unknown=True)
+    report = Report(Path("fleet.yaml"), (HostReport("gpu-01", True, (parted,)),))
+    jsonschema.Draft202012Validator(SCHEMA).validate(report.document())
+    (row,) = [line for line in render(report).splitlines() if " gpu " in line]
+    assert row.split()[4:6] == ["unknown", "unknown:"]
+    assert report.ok
+    assert render(report).endswith("1 host, 1 check: all well but 1 that nobody can tell")
+
+
 def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", MAIN, "verify", *words],
