@@ -18,7 +18,8 @@ from pyinfra.api.facts import FactBase
 from facts.sections import SECTION, split_sections
 from facts.values import FactValue
 
-DEFAULT_ROOTS = ("/usr/local/cuda*", "/opt/cuda/*")
+# The vendor's packages and runfiles, our wheels, the distribution's nvidia-cuda-toolkit.
+DEFAULT_ROOTS = ("/usr/local/cuda*", "/opt/cuda/*", "/usr")
 MANIFEST = "manifest.json"
 
 
@@ -61,13 +62,21 @@ look() {{
   echo "${{version:--}} $1"
   echo "$manifest"
 }}
+seen='|'
+once() {{
+  nvcc=$(readlink -f -- "$1/bin/nvcc") || return 0
+  case $seen in *"|$nvcc|"*) return 0 ;; esac
+  seen="$seen$nvcc|"
+  look "$1"
+}}
 """
 
 
 class CudaToolkits(FactBase[CudaState]):
     """The CUDA toolkits of a host; nothing is found on a host without any.
 
-    + roots: toolkit roots, shell patterns allowed
+    + roots: toolkit roots, shell patterns allowed. With a pattern among them it is a search: each
+      toolkit is told once, under its own name rather than a link's
     + packages: names of Debian packages whose installed version is wanted
     + files: absolute paths whose SHA-256 is wanted
     + repository: base address; which source files of apt or dnf name it?
@@ -88,7 +97,7 @@ class CudaToolkits(FactBase[CudaState]):
     ) -> str:
         """One script; it needs no root, and exits 0 whatever is missing."""
         script = [_LOOK, f"echo {SECTION}toolkits"]
-        script += [f'for root in {_pattern(root)}; do look "$root"; done' for root in roots]
+        script += _search(roots) if any("*" in root for root in roots) else _each(roots)
         if packages:
             names = " ".join(map(shlex.quote, packages))
             form = shlex.quote("${db:Status-Status} ${Package} ${Version}\\n")
@@ -118,6 +127,18 @@ class CudaToolkits(FactBase[CudaState]):
     def process(self, output: list[str]) -> CudaState:
         """See :func:`parse_cuda`."""
         return parse_cuda(output)
+
+
+def _each(roots: Sequence[str]) -> list[str]:
+    """Lines that look at each of these roots, whatever leads there."""
+    return [f"look {shlex.quote(root)}" for root in roots]
+
+
+def _search(roots: Sequence[str]) -> list[str]:
+    """Lines that find each toolkit once: /usr/local/cuda is a link to the one that is chosen."""
+    places = " ".join(map(_pattern, roots))
+    tests = ('[ -L "$root" ] ||', '[ ! -L "$root" ] ||')
+    return [f'for root in {places}; do {test} once "$root"; done' for test in tests]
 
 
 def _pattern(root: str) -> str:

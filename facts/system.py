@@ -122,7 +122,7 @@ df -B1 --output=avail,file,target -- $looked | while read -r free at target; do
   done
 done
 echo {SECTION}there
-find /var/lib/llamaherd/models /var/lib/llamaherd/uploads -type f ! -path '*/.verified/*' \
+find -H /var/lib/llamaherd/models /var/lib/llamaherd/uploads -type f ! -path '*/.verified/*' \
   -printf '%s %p\n' 2>/dev/null
 stat -c '%s %n' -- /opt/llama.cpp/*/manifest.json /opt/opencode/*/manifest.json \
   /opt/cuda/*/manifest.json /usr/local/cuda*/bin/nvcc /usr/bin/nvcc 2>/dev/null

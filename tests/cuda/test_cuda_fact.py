@@ -41,6 +41,32 @@ def test_toolkits_are_found_by_pattern_with_their_version(tmp_path: Path) -> Non
     }
 
 
+def test_a_toolkit_that_links_lead_to_is_found_once_under_its_own_name(tmp_path: Path) -> None:
+    make_toolkit(tmp_path / "cuda-13.0")
+    (tmp_path / "cuda").symlink_to(tmp_path / "alternatives")
+    (tmp_path / "alternatives").symlink_to("cuda-13.0")
+    (tmp_path / "usr" / "bin").mkdir(parents=True)
+    (tmp_path / "usr" / "bin" / "nvcc").symlink_to(tmp_path / "cuda" / "bin" / "nvcc")
+    found = ask(roots=(f"{tmp_path}/cuda*", f"{tmp_path}/usr")).toolkits
+    assert list(found) == [f"{tmp_path}/cuda-13.0"]
+    # Asked for by its name, a link is what is told of.
+    assert list(ask(roots=(f"{tmp_path}/cuda",)).toolkits) == [f"{tmp_path}/cuda"]
+
+
+def test_a_link_to_a_toolkit_elsewhere_is_told_under_the_links_name(tmp_path: Path) -> None:
+    make_toolkit(tmp_path / "vendor" / "x")
+    (tmp_path / "cuda").symlink_to(tmp_path / "vendor" / "x")
+    assert list(ask(roots=(f"{tmp_path}/cuda*",)).toolkits) == [f"{tmp_path}/cuda"]
+
+
+def test_the_distributions_own_toolkit_is_among_those_that_are_looked_for(tmp_path: Path) -> None:
+    make_toolkit(tmp_path / "usr", NVCC.format(version="11.8.89"))
+    command = CudaToolkits().command().replace("/usr; do", f"{tmp_path}/usr; do")
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True)
+    found = CudaToolkits().process(done.stdout.splitlines()).toolkits
+    assert found[f"{tmp_path}/usr"].version == "11.8.89"
+
+
 def test_a_manifest_is_read_whatever_its_layout(tmp_path: Path) -> None:
     make_toolkit(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"layout": 1, "a": ["b"]}, indent=2))

@@ -83,3 +83,14 @@ def test_the_compiler_is_the_one_that_cc_starts(tmp_path: Path) -> None:
 
 def test_a_host_without_a_compiler_says_none() -> None:
     assert case("debian12-lab").compiler == ""
+
+
+def test_what_lies_behind_a_link_to_another_disk_counts_as_there(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "org").mkdir(parents=True)
+    (data / "org" / "m.gguf").write_bytes(b"1234")
+    (tmp_path / "models").symlink_to(data)
+    script = System().command().replace("/var/lib/llamaherd/models", f"{tmp_path}/models")
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    there = parse_system(done.stdout.splitlines()).there
+    assert there[f"{tmp_path}/models/org/m.gguf"] == 4
