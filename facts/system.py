@@ -6,8 +6,9 @@ but for the ports, which only preflight looks at, before anything changes.
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyinfra.api import FactBase
@@ -51,6 +52,11 @@ class SystemState(FactValue):
       them, uploads, manifests of builds and programs, compilers, work folders of builds (with all
       that is in them)
     + root: whether the command ran with root's rights
+    + masked: units of servers that somebody has masked
+    + repositories: names of dnf's repositories that are enabled; empty where there is no dnf
+    + toolkits: nvcc's version by root, of the CUDA toolkits asked for; empty where none runs
+    + missing: of what was asked for, what isn't there: ``account dev``, ``group www``,
+      ``file /etc/ssl/key.pem``
     + gpu_error: why nvidia-smi can't be made sense of, with its remedy; empty where it can
     """
 
@@ -73,6 +79,10 @@ class SystemState(FactValue):
     gpus: tuple[Gpu, ...] = ()
     gpu_error: str = ""
     listeners: tuple[Listener, ...] = ()
+    masked: tuple[str, ...] = ()
+    repositories: tuple[str, ...] = ()
+    toolkits: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
 
     @property
     def platform(self) -> str:
@@ -125,21 +135,47 @@ echo {SECTION}there
 find -H /var/lib/llamaherd/models /var/lib/llamaherd/uploads -type f ! -path '*/.verified/*' \
   -printf '%s %p\n' 2>/dev/null
 stat -c '%s %n' -- /opt/llama.cpp/*/manifest.json /opt/opencode/*/manifest.json \
-  /opt/cuda/*/manifest.json /usr/local/cuda*/bin/nvcc /usr/bin/nvcc 2>/dev/null
+  /opt/cuda/*/manifest.json /usr/local/cuda*/bin/nvcc /usr/bin/nvcc /usr/bin/glslc \
+  /usr/local/bin/glslc /usr/bin/ninja /usr/bin/rg /usr/bin/ccache 2>/dev/null
 du -sB1 -- /opt/llama.cpp/.work-* 2>/dev/null | tr '\t' ' '
 echo {SECTION}gpus; {GPU_QUERY}
 echo {SECTION}listeners
 {_LISTENERS}
+echo {SECTION}masked
+for unit in /etc/systemd/system/llama-server@*.service; do
+  [ ! -L "$unit" ] || [ "$(readlink -- "$unit")" != /dev/null ] || echo "${{unit##*/}}"
+done
+echo {SECTION}repositories
+[ ! -d /etc/yum.repos.d ] || grep -hE '^ *([[]|enabled *=)' /etc/yum.repos.d/*.repo 2>/dev/null
 true
 """
 """POSIX shell that says what the host is; :mod:`facts.holdings` asks it, too."""
 
 
 class System(FactBase[SystemState]):
-    """What the host is; every field has a sensible value where the host doesn't say."""
+    """What the host is; every field has a sensible value where the host doesn't say.
 
-    def command(self) -> str:
-        return f"sh -c {shlex.quote(SCRIPT)}"
+    + toolkits: roots of CUDA toolkits whose version is wanted
+    + accounts, groups: names that should be there
+    + files: absolute paths that should be there
+    """
+
+    def command(
+        self,
+        toolkits: Sequence[str] = (),
+        accounts: Sequence[str] = (),
+        groups: Sequence[str] = (),
+        files: Sequence[str] = (),
+    ) -> str:
+        lines = [SCRIPT, f"echo {SECTION}asked"]
+        for root in toolkits:
+            lines.append(f"version=$({shlex.quote(f'{root}/bin/nvcc')} --version 2>/dev/null |")
+            lines.append("  sed -n 's/.*release .*, V//p')")
+            lines.append(f'echo "toolkit ${{version:--}}" {shlex.quote(root)}')
+        lines += list(_missing("account", "getent passwd", accounts))
+        lines += list(_missing("group", "getent group", groups))
+        lines += list(_missing("file", "[ -e", files, " ]"))
+        return f"sh -c {shlex.quote(chr(10).join([*lines, 'true']))}"
 
     @staticmethod
     def default() -> SystemState:
@@ -149,6 +185,13 @@ class System(FactBase[SystemState]):
         return parse_system(output)
 
 
+def _missing(what: str, test: str, names: Sequence[str], end: str = "") -> Iterator[str]:
+    """Lines that tell which of these aren't there, as far as the host knows."""
+    for name in names:
+        quoted = shlex.quote(name)
+        yield f"{test} {quoted}{end} >/dev/null || echo {what} {quoted}"
+
+
 def parse_system(output: list[str]) -> SystemState:
     """The command's lines as a value; FactProcessError for output that makes no sense."""
     sections = split_sections(output)
@@ -156,6 +199,7 @@ def parse_system(output: list[str]) -> SystemState:
     memory = _key_values(sections.get("memory", []), ":")
     gpus, gpu_error = _gpus(sections.get("gpus", []))
     disk = [line.split(maxsplit=2) for line in sections.get("disk", [])]
+    asked = sections.get("asked", [])
     try:
         architecture, cores, uid = sections["machine"]
         return SystemState(
@@ -180,6 +224,10 @@ def parse_system(output: list[str]) -> SystemState:
             listeners=tuple(
                 sorted(_listeners(sections.get("listeners", [])), key=lambda x: x.port)
             ),
+            masked=tuple(sections.get("masked", [])),
+            repositories=_repositories(sections.get("repositories", [])),
+            toolkits=dict(_toolkits(asked)),
+            missing=tuple(line for line in asked if not line.startswith("toolkit ")),
         )
     except (KeyError, ValueError, IndexError) as error:
         raise FactProcessError(f"cannot make sense of what the host says it is: {error}") from error
@@ -197,6 +245,28 @@ def _there(lines: list[str]) -> dict[str, int]:
     """Bytes by path; a stranger's file name may hold anything, and none of ours is odd."""
     rows = (line.split(" ", 1) for line in lines)
     return {row[1]: int(row[0]) for row in rows if len(row) == 2 and row[0].isdecimal()}
+
+
+def _repositories(lines: list[str]) -> tuple[str, ...]:
+    """Sections of dnf's files, but for those that say that they aren't enabled."""
+    found: dict[str, None] = {}
+    name = ""
+    for line in lines:
+        if title := re.match(r" *\[([^\]]+)\]", line):
+            name = title[1]
+            found[name] = None
+        elif re.match(r" *enabled *= *(0|no|false|off)\b", line, re.IGNORECASE):
+            found.pop(name, None)
+    return tuple(found)
+
+
+def _toolkits(lines: list[str]) -> Iterator[tuple[str, str]]:
+    """Root and version; an empty one where no nvcc runs."""
+    for line in lines:
+        kind, _, rest = line.partition(" ")
+        version, _, root = rest.partition(" ")
+        if kind == "toolkit" and root:
+            yield root, "" if version == "-" else version
 
 
 def _key_values(lines: list[str], separator: str) -> dict[str, str]:

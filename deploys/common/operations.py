@@ -8,7 +8,7 @@ helpers here, :func:`host_operation` and :func:`read`, close those holes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -184,9 +184,12 @@ def forget_system(host: Host) -> None:
     _systems.pop(host, None)
 
 
-def system() -> SystemState:
-    """What the current host is. Read once a run, and again after a reboot."""
+def system(**questions: Sequence[str]) -> SystemState:
+    """What the current host is. Read once a run, and again after a reboot.
+
+    + questions: the fact's arguments; heard where it is read for the first time (preflight)
+    """
     host = current_host()
     if host not in _systems:
-        _systems[host] = read(System)
+        _systems[host] = read(System, **questions)
     return _systems[host]

@@ -94,3 +94,46 @@ def test_what_lies_behind_a_link_to_another_disk_counts_as_there(tmp_path: Path)
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     there = parse_system(done.stdout.splitlines()).there
     assert there[f"{tmp_path}/models/org/m.gguf"] == 4
+
+
+def asked(**questions: tuple[str, ...]) -> SystemState:
+    """Ask this machine."""
+    command = System().command(**questions)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    return parse_system(done.stdout.splitlines())
+
+
+def test_what_was_asked_for_and_is_not_there_is_told(tmp_path: Path) -> None:
+    here, gone = tmp_path / "a key", tmp_path / "gone key"
+    here.touch()
+    found = asked(
+        accounts=("root", "nobody-of-that-name"),
+        groups=("root", "no-such-group"),
+        files=(str(here), str(gone)),
+    )
+    assert found.missing == ("account nobody-of-that-name", "group no-such-group", f"file {gone}")
+
+
+def test_a_toolkit_that_was_asked_for_tells_its_version(tmp_path: Path) -> None:
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.4, V12.4.131'\n")
+    nvcc.chmod(0o755)
+    found = asked(toolkits=(str(tmp_path), "/nowhere"))
+    assert found.toolkits == {str(tmp_path): "12.4.131", "/nowhere": ""}
+
+
+def test_a_masked_unit_of_a_server_is_told(tmp_path: Path) -> None:
+    (tmp_path / "llama-server@coder.service").symlink_to("/dev/null")
+    (tmp_path / "llama-server@chat.service").write_text("[Service]\n")
+    script = System().command().replace("/etc/systemd/system/llama", f"{tmp_path}/llama")
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert parse_system(done.stdout.splitlines()).masked == ("llama-server@coder.service",)
+
+
+def test_repositories_that_are_not_switched_off_are_told(tmp_path: Path) -> None:
+    text = "[baseos]\nname=x\nenabled=1\n[crb]\nenabled = 0\n[epel]\nname=EPEL\n"
+    (tmp_path / "rocky.repo").write_text(text)
+    script = System().command().replace("/etc/yum.repos.d", str(tmp_path))
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert parse_system(done.stdout.splitlines()).repositories == ("baseos", "epel")
