@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 
 from pyinfra.api import deploy
 
@@ -21,6 +22,7 @@ from deploys.common.operations import (
 from deploys.common.progress import Amount
 from deploys.common.shell import digest, operand
 from facts.packages import DebPackages, RpmPackages
+from facts.system import SystemState
 from inventories.settings import HostSettings
 
 # ca-certificates and curl fetch; iproute2 tells who listens on a port.
@@ -70,7 +72,7 @@ def installed(names: Iterable[str]) -> Commands:
     + names: binary packages
     """
     rpm = require_supported()
-    names = rpm_names(names) if rpm else tuple(names)
+    names = rpm_names(names) if rpm else deb_names(names, system())
     present = read(RpmPackages if rpm else DebPackages, names=names)
     missing = sorted(set(names) - set(present))
     if not missing:
@@ -96,6 +98,12 @@ RPM_NAMES = {
 }
 
 
+def deb_names(names: Iterable[str], facts: SystemState) -> tuple[str, ...]:
+    """Debian's names, but for what a host has from elsewhere and no package of."""
+    elsewhere = facts.platform in WITHOUT_GLSLC and facts.there.keys() & {*GLSLC}
+    return tuple(name for name in names if not (elsewhere and name == "glslc"))
+
+
 def rpm_names(names: Iterable[str]) -> tuple[str, ...]:
     """Debian's names of packages as the RHEL family calls them, sorted."""
     return tuple(sorted({rpm for name in names for rpm in RPM_NAMES.get(name, (name,))}))
@@ -104,15 +112,94 @@ def rpm_names(names: Iterable[str]) -> tuple[str, ...]:
 def require_supported() -> bool:
     """Whether the host installs with dnf; False for apt, HostError for anything else."""
     facts = system()
-    family = (facts.distribution, *facts.like)
-    if "debian" in family:
-        return False
-    if "rhel" in family:
-        return True
-    raise HostError(
-        f"{facts.distribution or 'this system'} {facts.version_id} isn't supported: llamaherd "
+    text = unsupported(facts)
+    if text:
+        raise HostError(text)
+    return "debian" not in _family(facts)
+
+
+def _family(facts: SystemState) -> tuple[str, ...]:
+    return (facts.distribution, *facts.like)
+
+
+def unsupported(facts: SystemState) -> str:
+    """Why nothing can be installed on a host, by its distribution; empty where it can."""
+    if {"debian", "rhel"}.intersection(_family(facts)):
+        return ""
+    name = f"{facts.distribution or 'this system'} {facts.version_id}".rstrip()
+    return (
+        f"{name} isn't supported: llamaherd "
         "installs packages with apt (Debian, Ubuntu) and dnf (RHEL, Rocky, AlmaLinux)"
     )
+
+
+# Packages that no stock host of the RHEL family can install, with the program that tells that one
+# is there already.
+FURTHER = {
+    "ninja-build": ("CRB", "/usr/bin/ninja"),
+    "spirv-headers-devel": ("CRB", ""),
+    "ccache": ("EPEL", "/usr/bin/ccache"),
+    "ripgrep": ("EPEL", "/usr/bin/rg"),
+}
+ENABLE = {
+    "CRB": "enable it on the host (dnf config-manager --set-enabled crb; on RHEL "
+    "subscription-manager repos --enable codeready-builder-for-rhel-N-ARCH-rpms)",
+    "EPEL": "install epel-release on the host (dnf install epel-release; on RHEL from "
+    "https://dl.fedoraproject.org/pub/epel/)",
+}
+_KNOWN = {
+    "CRB": re.compile(r"crb|codeready|powertools"),
+    "EPEL": re.compile(r"epel"),
+    # What a fresh installation has enabled, and the vendor's: none of the above is in there.
+    "": re.compile(
+        r"^((rhel-[\d.]+-for-\w+-)?(baseos|appstream|extras)(-common|-rpms)?"
+        r"|llamaherd-\w+|cuda-.*)$"
+    ),
+}
+
+# Distributions that have no package of the shaders' compiler; one from elsewhere is taken there.
+WITHOUT_GLSLC = ("ubuntu2204",)
+GLSLC = ("/usr/bin/glslc", "/usr/local/bin/glslc")
+
+
+def lacking(settings: HostSettings, facts: SystemState) -> Iterator[Change]:
+    """Packages that a host's own sources can't have, as far as it told of them."""
+    names = wanted(settings)
+    if "glslc" in names and facts.platform in WITHOUT_GLSLC and not facts.there.keys() & {*GLSLC}:
+        yield Change(
+            "declared",
+            "glslc",
+            f"{facts.distribution} {facts.version_id} has no package glslc, which compiles "
+            "Vulkan's shaders",
+            remedy=f"install one to {GLSLC[1]} (LunarG's Vulkan SDK has it), or take vulkan out "
+            "of llama_cpp.backends",
+            component="packages",
+        )
+    if "debian" not in _family(facts) and facts.repositories:
+        yield from _repositories(rpm_names(names), facts)
+
+
+def _repositories(names: Iterable[str], facts: SystemState) -> Iterator[Change]:
+    """CRB and EPEL, where they are needed and not enabled; a site's own repository may stand for
+    them, so nothing is said where there is one."""
+    kinds = {_kind(name.lower()) for name in facts.repositories}
+    if None in kinds:
+        return
+    for repository, remedy in ENABLE.items():
+        needed = [
+            name
+            for name in names
+            if name in FURTHER
+            and FURTHER[name][0] == repository
+            and FURTHER[name][1] not in facts.there
+        ]
+        if needed and repository not in kinds:
+            summary = f"{', '.join(needed)} must come from {repository}, which isn't enabled"
+            yield Change("declared", repository, summary, remedy=remedy, component="packages")
+
+
+def _kind(name: str) -> str | None:
+    return next((kind for kind, names in _KNOWN.items() if names.search(name)), None)
 
 
 DNF_PROBE = r"""sed -n 's/^Install *\([0-9]*\) Packages*.*/total \1/p' log 2>/dev/null

@@ -32,6 +32,13 @@ def test_every_message_of_a_failure_is_on_a_page(message: Message) -> None:
     assert found, "put it into docs/troubleshooting/, with why it comes and what mends it"
 
 
+def test_remedies_of_jobs_and_what_their_scripts_say_are_messages_too() -> None:
+    pieces = {piece for message in messages() for piece in message.pieces}
+    assert "if a compiler was killed, lower llama_cpp.jobs" in pieces
+    assert "redirects in a circle" in pieces
+    assert "dpkg can't set up what is half installed" in pieces
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_a_page_names_is_there(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", PAGES[page]):
