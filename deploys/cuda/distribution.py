@@ -21,13 +21,31 @@ def is_version(found: str, wanted: str) -> bool:
     return found == wanted or found.startswith(f"{wanted}.")
 
 
+def version_problem(found: str, wanted: str | None) -> str:
+    """Why the distribution's toolkit isn't the declared one; empty where it is, or none is."""
+    if not wanted or is_version(found, wanted):
+        return ""
+    return (
+        f"cuda: the distribution's toolkit is {found}, and cuda.version says "
+        f"{wanted}: set cuda.version to what it is, or choose another cuda.provider"
+    )
+
+
+def unavailable(distribution: str, like: Sequence[str]) -> str:
+    """Why a distribution can't bring a toolkit; empty where it can."""
+    if "debian" in (distribution, *like):
+        return ""
+    return (
+        f"cuda: {distribution or 'this system'} has no {PACKAGE} of its own: set cuda.provider "
+        "to nvidia-repo or wheels for this host"
+    )
+
+
 def job(distribution: str, like: Sequence[str]) -> Job:
     """The job that installs the package; HostError for a distribution that has none."""
-    if "debian" not in (distribution, *like):
-        raise HostError(
-            f"cuda: {distribution or 'this system'} has no {PACKAGE} of its own: set cuda.provider "
-            "to nvidia-repo or wheels for this host"
-        )
+    problem = unavailable(distribution, like)
+    if problem:
+        raise HostError(problem)
     return Job(
         name="cuda-distribution",
         title="installing the distribution's CUDA toolkit",

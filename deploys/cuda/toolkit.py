@@ -60,16 +60,26 @@ def _root(settings: CudaSettings) -> str:
 def _existing(settings: CudaSettings) -> Commands:
     root = _root(settings)
     found = read(CudaToolkits, roots=(root,)).toolkits.get(root)
-    if found is None:
-        raise HostError(
+    problem = existing_problem(root, found is not None, found.version if found else None)
+    if problem or found is None:
+        raise HostError(problem)
+    current_host().noop(f"CUDA {found.version} is in {root}")
+    yield from ()
+
+
+def existing_problem(root: str, there: bool, version: str | None) -> str:
+    """Why a toolkit that the host should have can't be used; empty where it can.
+
+    + there: whether it holds a ``bin/nvcc``
+    + version: what that says; None or empty where it doesn't run
+    """
+    if not there:
+        return (
             f"cuda: there is no {root}/bin/nvcc on this host: set cuda.path to where the toolkit "
             "is (pyinfra HOST fact facts.cuda.CudaToolkits lists them), or choose another "
             "cuda.provider"
         )
-    if found.version is None:
-        raise HostError(f"cuda: {root}/bin/nvcc does not run on this host: mend cuda.path")
-    current_host().noop(f"CUDA {found.version} is in {root}")
-    yield from ()
+    return "" if version else f"cuda: {root}/bin/nvcc does not run on this host: mend cuda.path"
 
 
 def _wheels(settings: CudaSettings) -> Commands:
@@ -94,11 +104,9 @@ def _distribution(settings: CudaSettings) -> Commands:
         host = system()
         yield from run_job(distribution.job(host.distribution, host.like))
         return
-    if settings.version and not distribution.is_version(found.version, settings.version):
-        raise HostError(
-            f"cuda: the distribution's toolkit is {found.version}, and cuda.version says "
-            f"{settings.version}: set cuda.version to what it is, or choose another cuda.provider"
-        )
+    problem = distribution.version_problem(found.version, settings.version)
+    if problem:
+        raise HostError(problem)
     current_host().noop(f"CUDA {found.version} is the distribution's own")
 
 

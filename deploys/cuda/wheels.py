@@ -70,18 +70,26 @@ def check_wheels(settings: CudaSettings, architecture: str, disk_free: int) -> N
         raise HostError(
             "cuda: the provider wheels has no wheels: run llamaherd lock, or set cuda.provider"
         )
-    for wheel in settings.wheels:
-        if not wheel.name.endswith((f"_{architecture}.whl", "-any.whl")):
-            raise HostError(
-                f"cuda: {wheel.name} is not for {architecture}: lock wheels for this machine, "
-                "or set cuda.provider to existing or nvidia-repo for this host"
-            )
+    problem = architecture_problem(settings, architecture)
+    if problem:
+        raise HostError(problem)
     needed = DISK_FACTOR * sum(wheel.size for wheel in settings.wheels)
     if disk_free < needed:
         raise HostError(
             f"cuda: {CUDA_ROOT} has {disk_free / 2**30:.1f} GiB free and the toolkit needs "
             f"{needed / 2**30:.1f} GiB while it is put together: free some space there"
         )
+
+
+def architecture_problem(settings: CudaSettings, architecture: str) -> str:
+    """Why these wheels aren't for a machine, as ``uname -m`` names it; empty where they are."""
+    for wheel in settings.wheels:
+        if not wheel.name.endswith((f"_{architecture}.whl", "-any.whl")):
+            return (
+                f"cuda: {wheel.name} is not for {architecture}: lock wheels for this machine, "
+                "or set cuda.provider to existing or nvidia-repo for this host"
+            )
+    return ""
 
 
 def job(settings: CudaSettings) -> Job:

@@ -125,12 +125,12 @@ def _instance(
         vulkan="vulkan" in backends,
         api_key=None if server.api_key is None else secret(server.api_key),
         draft=None if server.draft is None else settings.model(server.draft.model),
-        chat_template=_chat_template(server),
+        chat_template=chat_template(server),
         models=tuple(settings.model(served.model) for served in server.models),
     )
 
 
-def _chat_template(server: ServerSettings) -> str | None:
+def chat_template(server: ServerSettings) -> str | None:
     """The text of a server's own template, read here; UnknownStateError when that can't be."""
     if server.chat_template_file is None:
         return None
@@ -386,20 +386,30 @@ def require_startable(
 
 def _obstacles(server: ServerSettings, state: ServerState) -> Iterator[Change]:
     if state.load == "masked":
-        unit = unit_name(server.name)
-        yield Change(
-            "running", unit, f"{unit} is masked", remedy=f"run systemctl unmask {operand(unit)}"
-        )
+        yield masked_unit(server)
     yield from _missing_files(server, state)
     stranger = stranger_on_port(server, system().listeners)
     if stranger is not None:
         yield taken_port(server, stranger)
 
 
+def masked_unit(server: ServerSettings) -> Change:
+    """A unit that somebody has masked, as a difference."""
+    unit = unit_name(server.name)
+    return Change(
+        "running", unit, f"{unit} is masked", remedy=f"run systemctl unmask {operand(unit)}"
+    )
+
+
 def _missing_files(server: ServerSettings, state: ServerState) -> Iterator[Change]:
-    remedy = f"put it there, or change servers.{server.name}.tls"
     for path in state.missing_credentials:
-        yield Change("declared", path, f"{path} is missing", remedy=remedy)
+        yield missing_file(server, path)
+
+
+def missing_file(server: ServerSettings, path: str) -> Change:
+    """A certificate or key that isn't on the host, as a difference."""
+    remedy = f"put it there, or change servers.{server.name}.tls"
+    return Change("declared", path, f"{path} is missing", remedy=remedy)
 
 
 def stranger_on_port(server: ServerSettings, listeners: Iterable[Listener]) -> Listener | None:

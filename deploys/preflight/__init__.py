@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from pyinfra import logger
 from pyinfra.api import deploy
 
-from deploys.common.changes import Change, refusal
+from deploys.common.changes import Change, listened, refusal
 from deploys.common.operations import (
     Commands,
     HostError,
@@ -23,9 +24,12 @@ from deploys.common.operations import (
     system,
 )
 from deploys.common.summary import record_verdict
+from deploys.common.users import account_problem
 from deploys.llama_cpp import NO_GPU, gpu_change
 from deploys.llama_cpp.build import uses_cuda
-from deploys.llama_server import stranger_on_port, taken_port
+from deploys.llama_server import masked_unit, missing_file, stranger_on_port, taken_port
+from deploys.llama_server.possible import settings_problems
+from deploys.llama_server.unit import tls_credentials
 from deploys.preflight.compatibility import (
     GCC,
     Combination,
@@ -33,14 +37,24 @@ from deploys.preflight.compatibility import (
     conflicts,
     driver_conflicts,
 )
+from deploys.preflight.controller import SUBJECT as CONTROLLER
+from deploys.preflight.controller import controller_findings
 from deploys.preflight.disk import disk_findings
-from deploys.preflight.memory import declared_findings, memory_findings
+from deploys.preflight.memory import declared_findings, memory_findings, memory_notes
+from deploys.preflight.platform import platform_findings, toolkit_findings
+from facts.servers import unit_name
 from facts.system import SystemState
 from inventories.builds import too_old
 from inventories.settings import CudaSettings, HostSettings
 
 # systemd before this has no LoadCredential.
 LOWEST_SYSTEMD = 247
+
+# How another toolkit is taken, where cuda.version alone doesn't bring it.
+INSTEAD = {
+    "existing": "install CUDA {} and set cuda.path to it",
+    "distribution": "set cuda.provider to nvidia-repo or wheels, and cuda.version to {}",
+}
 
 
 @deploy("Preflight")
@@ -58,18 +72,49 @@ def checks(settings: HostSettings) -> Commands:
 
     + settings: what the host should become
     """
-    facts = system()
+    facts = system(**questions(settings))
     areas = by_area(settings, facts)
     record_verdict(current_host().name, {area: not stops for area, stops in areas.items()})
     found = [finding for stops in areas.values() for finding in stops]
+    if listened():
+        # What this machine lacks is no difference of the host's: whoever needs it can't judge.
+        found = [finding for finding in found if finding.subject != CONTROLLER]
     if not facts.root:
         # Without root's rights most facts would answer, and wrongly.
         raise UnknownStateError("; ".join(map(_text, found)))
     if found:
         raise HostError("; ".join(map(_text, found)), *found)
+    for note in () if listened() else memory_notes(settings, facts):
+        logger.warning(f"{current_host().print_prefix}{note}")
     current_host().noop("nothing stands in the way")
     return
     yield
+
+
+def questions(settings: HostSettings) -> dict[str, Sequence[str]]:
+    """What the host is asked beside what it is: arguments of :class:`facts.system.System`."""
+    existing = [toolkit for toolkit in settings.toolkits if toolkit.provider == "existing"]
+    own = [toolkit for toolkit in settings.toolkits if toolkit.provider == "distribution"]
+    files = [f"{toolkit.root}/bin/nvcc" for toolkit in existing]
+    files += [path for server in settings.servers for path in tls_credentials(server).values()]
+    groups = [server.socket_group for server in settings.servers if server.socket_group]
+    asked = {
+        "toolkits": [toolkit.root for toolkit in (*existing, *own) if toolkit.root],
+        "accounts": [*_users(settings)],
+        "groups": groups,
+        "files": files,
+    }
+    return {what: tuple(dict.fromkeys(names)) for what, names in asked.items() if names}
+
+
+def _users(settings: HostSettings) -> dict[str, str]:
+    """Accounts that get files of ours, with the setting that names each."""
+    found: dict[str, str] = {}
+    if settings.claude_code is not None:
+        found |= dict.fromkeys(settings.claude_code.users, "clients.claude_code.users")
+    if settings.opencode is not None:
+        found |= dict.fromkeys(settings.opencode.users, "opencode.users")
+    return found
 
 
 def problems(settings: HostSettings, facts: SystemState) -> list[str]:
@@ -90,12 +135,17 @@ def by_area(settings: HostSettings, facts: SystemState) -> dict[str, list[Change
     """What can't work, by what was looked at; an area in order has nothing."""
     return {
         "rights": _rights(settings, facts),
-        "system": _systemd(facts),
+        "system": [*_systemd(facts), *platform_findings(settings, facts)],
         "disk": disk_findings(settings, facts),
-        "GPU": _gpus(settings, facts),
+        "GPU": [*toolkit_findings(settings, facts), *_gpus(settings, facts)],
         "build": _builds(settings),
         "memory": [*declared_findings(settings, facts), *memory_findings(settings, facts)],
         "ports": _ports(settings, facts),
+        "settings": [
+            *_servers(settings, facts),
+            *_accounts(settings, facts),
+            *controller_findings(settings, facts),
+        ],
     }
 
 
@@ -142,7 +192,7 @@ def _managed(
         return
     yield from driver_conflicts(driver.branch, driver.modules, facts.gpus)
     for toolkit in toolkits:
-        yield from branch_conflicts(toolkit.version or "", driver.branch)
+        yield from branch_conflicts(_version(toolkit, facts), driver.branch)
         combination = replace(_combination(settings, toolkit, facts), driver=False)
         yield from conflicts(combination)
 
@@ -156,19 +206,25 @@ def _needed(settings: HostSettings, toolkit: CudaSettings) -> bool:
 def _combination(settings: HostSettings, toolkit: CudaSettings, facts: SystemState) -> Combination:
     builds = [build for build, used in settings.builds if used == toolkit]
     chosen = any("CMAKE_CUDA_HOST_COMPILER" in build.cmake for build in builds)
-    # A distribution's own toolkit brings the compiler that it takes.
+    # A distribution's own toolkit goes with its libc, and brings the compiler that it takes.
     own = toolkit.provider == "distribution"
     return Combination(
-        toolkit="" if own else toolkit.version or "",
-        glibc=facts.glibc,
+        toolkit=_version(toolkit, facts),
+        glibc="" if own else facts.glibc,
         gpus=facts.gpus,
-        gcc=0 if chosen else _gcc(facts),
+        gcc=0 if chosen or own else _gcc(facts),
+        instead=INSTEAD.get(toolkit.provider, "set cuda.version to {}"),
         capabilities=[
             f"{name[:-1]}.{name[-1]}"
             for build in builds
             for name in (name.rstrip("af") for name in build.architectures)
         ],
     )
+
+
+def _version(toolkit: CudaSettings, facts: SystemState) -> str:
+    """What nvcc says, where the host was asked; what is declared otherwise."""
+    return facts.toolkits.get(toolkit.root or "") or toolkit.version or ""
 
 
 def _gcc(facts: SystemState) -> int:
@@ -199,3 +255,33 @@ def _ports(settings: HostSettings, facts: SystemState) -> list[Change]:
         if stranger is not None:
             found.append(taken_port(server, stranger))
     return found
+
+
+def _servers(settings: HostSettings, facts: SystemState) -> Iterator[Change]:
+    for text in settings_problems(settings):
+        yield replace(refusal(text, "servers"), component="llama_server")
+    for server in settings.servers:
+        if any(listener.unit == unit_name(server.name) for listener in facts.listeners):
+            continue  # one that runs needs nothing of this until it is started again
+        if unit_name(server.name) in facts.masked:
+            yield replace(masked_unit(server), component="llama_server")
+        for path in tls_credentials(server).values():
+            if f"file {path}" in facts.missing:
+                yield replace(missing_file(server, path), component="llama_server")
+        if f"group {server.socket_group}" in facts.missing:
+            yield Change(
+                "declared",
+                f"group {server.socket_group}",
+                f"the host has no group {server.socket_group}",
+                remedy=f"create it (groupadd {server.socket_group}), or change "
+                f"servers.{server.name}.socket_group",
+                component="llama_server",
+            )
+
+
+def _accounts(settings: HostSettings, facts: SystemState) -> Iterator[Change]:
+    for name, setting in _users(settings).items():
+        text = account_problem(name, None, setting)
+        if f"account {name}" in facts.missing and text is not None:
+            component = setting.split(".")[-2]
+            yield replace(refusal(text, f"account {name}"), component=component)

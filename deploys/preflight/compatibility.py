@@ -104,6 +104,7 @@ class Combination:
     + gcc: major version of the host's compiler; 0 when it isn't known
     + capabilities: further compute capabilities to compile for, such as ``8.9``
     + driver: False where the driver is not to be judged, for it will be another one
+    + instead: how a person takes another toolkit, with ``{}`` for its version
     """
 
     toolkit: str
@@ -112,6 +113,7 @@ class Combination:
     gcc: int = 0
     capabilities: Sequence[str] = ()
     driver: bool = True
+    instead: str = "set cuda.version to {}"
 
 
 def conflicts(combination: Combination) -> list[str]:
@@ -119,15 +121,16 @@ def conflicts(combination: Combination) -> list[str]:
     toolkit = _version(combination.toolkit)
     found = []
     row = None if toolkit is None else row_of(toolkit)
+    instead = combination.instead
     if toolkit is not None and row is not None:
-        found += _libc(toolkit, row, combination.glibc)
-        found += _compiler(toolkit, row, combination.gcc)
+        found += _libc(toolkit, row, combination.glibc, instead)
+        found += _compiler(toolkit, row, combination.gcc, instead)
         for capability in combination.capabilities:
-            found += _capability(toolkit, row, "llama_cpp.architectures", capability)
+            found += _capability(toolkit, row, "llama_cpp.architectures", capability, instead)
     for gpu in combination.gpus:
         if row is not None and toolkit is not None:
-            found += _driver(toolkit, row, gpu) if combination.driver else []
-            found += _capability(toolkit, row, gpu.name, gpu.compute_capability or "")
+            found += _driver(toolkit, row, gpu, instead) if combination.driver else []
+            found += _capability(toolkit, row, gpu.name, gpu.compute_capability or "", instead)
         found += _card(gpu) if combination.driver else []
     return list(dict.fromkeys(found))
 
@@ -177,16 +180,16 @@ def branch_conflicts(toolkit: str, branch: int) -> list[str]:
     ]
 
 
-def _libc(toolkit: Version, row: Toolkit, glibc: str) -> list[str]:
+def _libc(toolkit: Version, row: Toolkit, glibc: str, instead: str) -> list[str]:
     version = _version(glibc)
     if version is None or row.glibc is None or version < row.glibc:
         return []
     better = next((r for r in TOOLKITS if r.glibc is None or version < r.glibc), None)
-    remedy = f"set cuda.version to {better.release} or newer" if better else "use an older release"
+    remedy = instead.format(f"{better.release} or newer") if better else "use an older release"
     return [f"CUDA {toolkit} does not compile with glibc {glibc}: {remedy}"]
 
 
-def _compiler(toolkit: Version, row: Toolkit, gcc: int) -> list[str]:
+def _compiler(toolkit: Version, row: Toolkit, gcc: int, instead: str) -> list[str]:
     if gcc <= row.gcc:
         return []
     better = next((r for r in TOOLKITS if r.gcc >= gcc and r.release > row.release), None)
@@ -194,30 +197,30 @@ def _compiler(toolkit: Version, row: Toolkit, gcc: int) -> list[str]:
         f"install gcc-{row.gcc} and g++-{row.gcc}, and set llama_cpp.cmake: "
         f"{{CMAKE_CUDA_HOST_COMPILER: /usr/bin/g++-{row.gcc}}}"
     )
-    remedy = f"set cuda.version to {better.release} or newer, or {older}" if better else older
+    remedy = f"{instead.format(f'{better.release} or newer')}, or {older}" if better else older
     return [f"CUDA {toolkit} takes no gcc newer than {row.gcc}, the host has {gcc}: {remedy}"]
 
 
-def _driver(toolkit: Version, row: Toolkit, gpu: Gpu) -> list[str]:
+def _driver(toolkit: Version, row: Toolkit, gpu: Gpu, instead: str) -> list[str]:
     driver = _version(gpu.driver)
     if driver is None or driver >= row.driver:
         return []
     fitting = [str(r.release) for r in TOOLKITS if driver >= r.driver]
-    instead = f", or set cuda.version to {fitting[-1]}" if fitting else ""
+    other = f", or {instead.format(fitting[-1])}" if fitting else ""
     return [
         f"CUDA {toolkit} needs driver {row.driver} or newer, {gpu.name} has {gpu.driver}: "
-        f"upgrade the driver (driver.manage: true does){instead}"
+        f"upgrade the driver (driver.manage: true does){other}"
     ]
 
 
-def _capability(toolkit: Version, row: Toolkit, name: str, text: str) -> list[str]:
+def _capability(toolkit: Version, row: Toolkit, name: str, text: str, instead: str) -> list[str]:
     capability = _version(text)
     if capability is None:
         return []
     lowest, highest = row.capabilities
     if capability < lowest:
         last = [r for r in TOOLKITS if r.capabilities[0] <= capability]
-        remedy = f"set cuda.version to {last[-1].release}" if last else "no toolkit here does"
+        remedy = instead.format(last[-1].release) if last else "no toolkit here does"
         return [
             f"CUDA {toolkit} no longer compiles for {name} (compute capability {text}): {remedy}"
         ]
@@ -227,7 +230,8 @@ def _capability(toolkit: Version, row: Toolkit, name: str, text: str) -> list[st
     if first is None:
         return []  # newer than all that is known here
     return [
-        f"{name} (compute capability {text}) needs CUDA {first.release} or newer: set cuda.version"
+        f"{name} (compute capability {text}) needs CUDA {first.release} or newer: "
+        f"{instead.format(f'{first.release} or newer')}"
     ]
 
 

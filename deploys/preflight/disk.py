@@ -158,7 +158,7 @@ def _file(what: str, path: str, file: Artifact, facts: SystemState, size: int) -
 
 
 def _builds(settings: HostSettings, facts: SystemState) -> Iterator[Need]:
-    for build, planned in _planned(settings, facts):
+    for build, planned in planned_builds(settings, facts):
         if f"{planned.path}/manifest.json" in facts.there:
             continue
         size = WORK_BYTES - facts.there.get(planned.work, 0)
@@ -169,7 +169,7 @@ def _builds(settings: HostSettings, facts: SystemState) -> Iterator[Need]:
             yield Need("building llama.cpp", planned.work, size)
 
 
-def _planned(
+def planned_builds(
     settings: HostSettings, facts: SystemState
 ) -> Iterator[tuple[LlamaCppSettings, Build]]:
     """The builds that these settings make there; what makes none is refused elsewhere."""

@@ -175,6 +175,34 @@ def _host_memory(settings: HostSettings, memory: int) -> list[Change]:
     return [Change("declared", "memory", summary, remedy=_host_remedy(found))]
 
 
+# llama.cpp's own --cache-ram: a limit that prompts grow up to, nothing that a start takes.
+CACHE_RAM = 8192 * MIB
+
+
+def memory_notes(settings: HostSettings, facts: SystemState) -> list[str]:
+    """What may fill the host's memory by and by and is no reason to refuse: prompts without a
+    limit of the fleet file's, where the rest leaves no room for them."""
+    memory = facts.memory_total
+    needed = sum(sum(sizes.values()) for _, sizes in _in_memory(settings).parts)
+    loose = [(server, each) for server in settings.servers for each in server.served]
+    endless = [server.name for server, each in loose if (each.cache_ram or 0) < 0]
+    unset = [server.name for server, each in loose if each.cache_ram is None]
+    found = [
+        f"server {name} keeps prompts in the host's memory without a limit: set "
+        f"servers.{name}.cache_ram"
+        for name in dict.fromkeys(endless)
+    ]
+    prompts = len(unset) * CACHE_RAM
+    if memory and unset and needed <= memory < needed + prompts:
+        names = list(dict.fromkeys(unset))
+        found.append(
+            f"server{'s' if len(names) > 1 else ''} {', '.join(names)} may keep up to "
+            f"{gib(prompts)} of prompts in memory, {gib(memory - needed)} of the host's "
+            f"{gib(memory)} are left for them: set servers.{names[0]}.cache_ram"
+        )
+    return found
+
+
 def _host_remedy(found: _InMemory) -> str:
     """The settings that would mend it, those of the biggest parts first."""
     ways: list[tuple[int, str]] = []

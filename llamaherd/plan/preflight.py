@@ -8,6 +8,7 @@ from __future__ import annotations
 from deploys.common.progress import human_bytes
 from deploys.preflight import by_area
 from deploys.preflight.disk import needs
+from deploys.preflight.memory import memory_notes
 from facts.system import SystemState
 from inventories.settings import HostSettings
 from llamaherd.drift.report import PreflightRow
@@ -23,8 +24,9 @@ def preflight_rows(settings: HostSettings, facts: SystemState) -> tuple[Prefligh
         "disk": _disk(settings, facts),
         "GPU": _gpus(settings, facts),
         "build": _build(settings),
-        "memory": human_bytes(facts.memory_total),
+        "memory": "; ".join([human_bytes(facts.memory_total), *memory_notes(settings, facts)]),
         "ports": ", ".join(ports) or "none needed",
+        "settings": "as they must be",
     }
     rows = []
     for area, changes in found.items():

@@ -180,6 +180,7 @@ def test_rhel_9_keeps_a_branch_in_a_module_stream(
 GOOD = SystemState(
     distribution="debian",
     version_id="12",
+    architecture="x86_64",
     glibc="2.36",
     systemd=252,
     root=True,

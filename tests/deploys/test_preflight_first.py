@@ -85,8 +85,8 @@ def test_a_host_that_preflight_refuses_is_left_alone_and_the_others_go_on(run: s
 def test_the_last_lines_are_a_table_of_whom_preflight_stopped(run: str) -> None:
     assert run.rstrip().splitlines()[-6:] == [
         "--> preflight:",
-        "    HOST          RIGHTS  SYSTEM  DISK  GPU  BUILD  MEMORY  PORTS",
-        "    @fake/gpu-02  ok      ok      ok    ok   ok     ok      NO",
+        "    HOST          RIGHTS  SYSTEM  DISK  GPU  BUILD  MEMORY  PORTS  SETTINGS",
+        "    @fake/gpu-02  ok      ok      ok    ok   ok     ok      NO     ok",
         "    2 others are in order",
         "--> 1 host failed; the others went on:",
         "    @fake/gpu-02: Preflight | Check the host against the fleet: port 8888 of server coder "
@@ -96,5 +96,7 @@ def test_the_last_lines_are_a_table_of_whom_preflight_stopped(run: str) -> None:
 
 def test_several_obstacles_are_told_line_by_line_and_in_a_dry_run_too(tmp_path: Path) -> None:
     said = converge(tmp_path, "--dry", root=False)
-    assert "    @fake/gpu-02  NO      ok      ok    ok   ok     ok      NO" in said.splitlines()
+    assert (
+        "    @fake/gpu-02  NO      ok      ok    ok   ok     ok      NO     ok" in said.splitlines()
+    )
     assert "would fail: " in said

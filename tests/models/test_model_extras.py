@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploys.common.operations import UnknownStateError
-from deploys.llama_server import _chat_template
+from deploys.llama_server import chat_template
 from deploys.llama_server.arguments import arguments
 from deploys.llama_server.errors import ServerError
 from deploys.llama_server.extras import adapter_values, draft_values
@@ -120,13 +120,13 @@ def test_a_chat_template_is_a_file_of_the_server_and_in_the_hash() -> None:
 def test_a_template_is_read_here_when_it_is_needed(tmp_path: Path) -> None:
     server = replace(SERVER, chat_template_file=str(tmp_path / "t.jinja"))
     with pytest.raises(UnknownStateError, match=r"coder\.chat_template_file: .*t\.jinja can't be"):
-        _chat_template(server)
+        chat_template(server)
     (tmp_path / "t.jinja").write_bytes(b"\xff")
     with pytest.raises(UnknownStateError, match="no UTF-8"):
-        _chat_template(server)
+        chat_template(server)
     (tmp_path / "t.jinja").write_text("{{ é }}", encoding="utf-8")
-    assert _chat_template(server) == "{{ é }}"
-    assert _chat_template(SERVER) is None
+    assert chat_template(server) == "{{ é }}"
+    assert chat_template(SERVER) is None
 
 
 def test_each_token_has_a_transfer_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

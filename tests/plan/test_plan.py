@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from fake_host import CUDA, GIB, SETTINGS, FakeHost
 
-from inventories.settings import ArchiveSource, Artifact, HostSettings, SshSettings
+from inventories.settings import ArchiveSource, Artifact, HostSettings, SecretReference, SshSettings
 from llamaherd.drift.pool import check_in_processes
 from llamaherd.drift.report import DriftReport
 from llamaherd.drift.targets import Options, Target
@@ -49,6 +49,7 @@ def test_a_host_in_order_has_nothing_to_do_and_every_area_answers(tmp_path: Path
         "build",
         "memory",
         "ports",
+        "settings",
     ]
     assert all(row.ok for row in host.preflight)
 
@@ -127,6 +128,20 @@ def test_a_disk_that_would_run_full_blocks_before_anything_is_fetched(tmp_path: 
     assert "it has 50.0 GiB: make room there" in disk.detail
 
 
+def test_a_secret_that_this_machine_lacks_is_preflights_and_no_difference_of_the_host(
+    tmp_path: Path,
+) -> None:
+    server = replace(SETTINGS.servers[0], api_key=SecretReference(env="NO_SUCH_KEY"))
+    settings = replace(SETTINGS, servers=(server,))
+
+    found = planned(tmp_path, replace(HOST, settings=settings))
+
+    assert [row.area for row in found.preflight if not row.ok] == ["settings"]
+    assert "environment variable NO_SUCH_KEY" in found.error
+    assert found.state == "error"
+    assert not found.blockers
+
+
 def test_a_host_that_cant_be_judged_blocks_the_plan(tmp_path: Path) -> None:
     plan = plan_for(tmp_path, HOST, replace(HOST, gone=("dpkg-query",)))
 
@@ -148,12 +163,12 @@ def test_a_person_sees_preflight_first_then_each_host_within_80_columns(tmp_path
 
     assert max(map(len, text.splitlines())) <= 80
     first, second, third, fourth, fifth = text.splitlines()[:5]
-    areas = ["RIGHTS", "SYSTEM", "DISK", "GPU", "BUILD", "MEMORY", "PORTS"]
+    areas = ["RIGHTS", "SYSTEM", "DISK", "GPU", "BUILD", "MEMORY", "PORTS", "SETTINGS"]
     assert first.split() == ["HOST", "REACHED", *areas]
-    assert second.split() == ["gpu-01", *["ok"] * 8]
-    assert third.split() == ["gpu-02", *["ok"] * 8]
+    assert second.split() == ["gpu-01", *["ok"] * 9]
+    assert third.split() == ["gpu-02", *["ok"] * 9]
     assert fourth.split()[5] == "NO"
-    assert fifth.split() == ["gpu-99", "NO", *["-"] * 7]
+    assert fifth.split() == ["gpu-99", "NO", *["-"] * 8]
     assert "BLOCKED  no GPU answers (nvidia-smi): install or mend the NVIDIA driver" in text
     assert "BLOCKED  cannot connect: no route" in text
     last = " ".join(text.split("\n\n")[-1].split())

@@ -31,6 +31,7 @@ GIB = 1024**3
 CARD = Gpu(0, "NVIDIA GeForce RTX 4090", "GPU-1", 24564, 24000, "8.9", "580.65.06")
 SECOND = replace(CARD, index=1, uuid="GPU-2")
 FACTS = SystemState(
+    distribution="debian",
     systemd=252,
     root=True,
     glibc="2.36",
