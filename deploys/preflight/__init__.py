@@ -8,7 +8,7 @@ as it is, the others go on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pyinfra import logger
 from pyinfra.api import deploy
@@ -100,21 +100,30 @@ def questions(settings: HostSettings) -> dict[str, Sequence[str]]:
     groups = [server.socket_group for server in settings.servers if server.socket_group]
     asked = {
         "toolkits": [toolkit.root for toolkit in (*existing, *own) if toolkit.root],
-        "accounts": [*_users(settings)],
+        "accounts": [user.name for user in _users(settings)],
         "groups": groups,
         "files": files,
     }
     return {what: tuple(dict.fromkeys(names)) for what, names in asked.items() if names}
 
 
-def _users(settings: HostSettings) -> dict[str, str]:
-    """Accounts that get files of ours, with the setting that names each."""
-    found: dict[str, str] = {}
-    if settings.claude_code is not None:
-        found |= dict.fromkeys(settings.claude_code.users, "clients.claude_code.users")
+@dataclass(frozen=True)
+class _User:
+    """An account that gets files of ours, and the setting that names it."""
+
+    name: str
+    setting: str
+    component: str
+    subject: str
+
+
+def _users(settings: HostSettings) -> Iterator[_User]:
     if settings.opencode is not None:
-        found |= dict.fromkeys(settings.opencode.users, "opencode.users")
-    return found
+        for name in settings.opencode.users:
+            yield _User(name, "opencode.users", "opencode", "OpenCode")
+    if settings.claude_code is not None:
+        for name in settings.claude_code.users:
+            yield _User(name, "clients.claude_code.users", "claude_code", "Claude Code")
 
 
 def problems(settings: HostSettings, facts: SystemState) -> list[str]:
@@ -280,8 +289,7 @@ def _servers(settings: HostSettings, facts: SystemState) -> Iterator[Change]:
 
 
 def _accounts(settings: HostSettings, facts: SystemState) -> Iterator[Change]:
-    for name, setting in _users(settings).items():
-        text = account_problem(name, None, setting)
-        if f"account {name}" in facts.missing and text is not None:
-            component = setting.split(".")[-2]
-            yield replace(refusal(text, f"account {name}"), component=component)
+    for user in _users(settings):
+        text = account_problem(user.name, None, user.setting)
+        if f"account {user.name}" in facts.missing and text is not None:
+            yield replace(refusal(text, user.subject), component=user.component)

@@ -245,13 +245,14 @@ def test_what_a_server_needs_on_the_host_is_looked_for_while_it_does_not_run() -
 
 
 def test_accounts_that_the_host_lacks_are_told_with_the_setting_that_names_them() -> None:
-    claude = ClaudeCodeSettings(("ann",), "gpu-01/coder", "http://x", "glm", 2048)
+    claude = ClaudeCodeSettings(("ann", "dev"), "gpu-01/coder", "http://x", "glm", 2048)
     settings = replace(HOST, opencode=OPENCODE, claude_code=claude)
-    assert questions(settings) == {"accounts": ("ann", "dev")}
+    assert questions(settings) == {"accounts": ("dev", "ann")}
     found = problems(settings, replace(FACTS, missing=("account dev", "account ann")))
     assert [text.rpartition(" ")[2] for text in found] == [
-        "clients.claude_code.users",
         "opencode.users",
+        "clients.claude_code.users",
+        "clients.claude_code.users",
     ]
 
 
