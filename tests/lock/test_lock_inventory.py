@@ -175,3 +175,26 @@ def test_the_example_fleet_resolves_for_every_host(tmp_path: Path) -> None:
     assert set(hosts) == set(load_fleet(path).hosts)
     client = hosts["workshop"]["fleet"]["opencode"]["providers"][0]
     assert client["base_url"] == "http://192.168.10.13:8888/v1"
+
+
+def test_a_run_that_reaches_no_host_ends_with_the_summary(tmp_path: Path) -> None:
+    addresses = {"gpu-01": "127.0.0.1", "gpu-02": "127.0.0.2"}
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound, and nobody listens there
+        port = held.getsockname()[1]
+        hosts = (
+            f"  {name}: {{ssh: {{hostname: {address}, port: {port}, user: ops}}}}\n"
+            for name, address in addresses.items()
+        )
+        path = write_fleet(tmp_path, "hosts:\n" + "".join(hosts))
+        write_lock(path, Lock())
+        done = pyinfra(path, "deploy.py", "-y")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-3:] == [
+        "--> 2 hosts failed:",
+        *(
+            f"    {name}: connect: could not connect to ops@{address} (the reason is above); "
+            f"does ssh ops@{address} work?"
+            for name, address in addresses.items()
+        ),
+    ]
