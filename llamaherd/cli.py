@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,6 +18,7 @@ from typing import NoReturn
 
 from llamaherd.arguments import CommandError, problem_document
 from schemas.problems import ProblemsError
+from schemas.validate import did_you_mean
 
 COMMANDS = (
     *("validate", "show", "lock", "plan", "verify", "rollback", "prune"),
@@ -33,6 +35,10 @@ class Parser(argparse.ArgumentParser):
     """Wrong usage exits with 1: 2 means drift, and only drift."""
 
     def error(self, message: str) -> NoReturn:
+        found = re.search(r"invalid choice: '([^']*)' \(choose from .*validate", message)
+        if found:
+            hint = did_you_mean(found[1], COMMANDS, known_as="commands")
+            message = f"there is no command {found[1]}{hint}"
         self.print_usage(sys.stderr)
         self.exit(1, f"{self.prog}: {message}\n")
 

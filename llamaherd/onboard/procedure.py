@@ -212,7 +212,9 @@ def _targets(args: argparse.Namespace) -> list[str]:
         try:
             lines = args.list.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise CommandError(f"--list {args.list}: {error}; one target a line") from None
+            reason = error.strerror if isinstance(error, OSError) else None
+            message = f"--list {args.list}: {reason or error}; one target a line"
+            raise CommandError(message) from None
         words += [line.split("#")[0].strip() for line in lines]
     unique = list(dict.fromkeys(word for word in words if word))
     if not unique:

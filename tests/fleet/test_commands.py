@@ -127,6 +127,22 @@ def test_wrong_usage_is_status_1(usage: list[str], capsys: pytest.CaptureFixture
     assert "usage:" in capsys.readouterr().err
 
 
+def test_a_mistyped_command_is_answered_with_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["valdate"])
+    assert "there is no command valdate; did you mean validate?" in capsys.readouterr().err
+
+
+def test_a_list_of_boxes_that_is_not_there_is_said_in_words(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["onboard", "--list", "/nowhere/boxes"]) == 1
+    said = capsys.readouterr().err
+    assert said == "--list /nowhere/boxes: No such file or directory; one target a line\n"
+
+
 def test_a_reader_that_goes_away_gets_no_traceback() -> None:
     command = [sys.executable, "-m", "llamaherd.cli", "show", "rtx5090-01", EXAMPLE]
     code = "import sys; from llamaherd.cli import main; sys.exit(main())"

@@ -184,8 +184,8 @@ def test_a_registry_without_a_strong_hash_is_refused(files: FileServer, tmp_path
 
 
 def test_an_unknown_release_is_said_so(files: FileServer, tmp_path: Path) -> None:
-    body = {"version": "1.0.0", "registry": files.url}
-    with pytest.raises(PinError, match=r"has no OpenCode 1\.0\.0; check opencode.version"):
+    body = {"version": "1.18.0", "registry": files.url}
+    with pytest.raises(PinError, match=r"has no OpenCode 1\.18\.0; check opencode.version"):
         resolve(request("opencode", body), world(tmp_path))
 
 
