@@ -145,7 +145,7 @@ kept=$(readlink -- "$store/current") || kept=
 [ -e "$store/current/unit" ] || kept=
 
 if [ "$action" = back ]; then
-  to=$(readlink -- "$store/previous") || to=
+  wanted=$(readlink -- "$store/previous") || wanted=
   [ -e "$store/previous/unit" ] || fail "$unit has no previous release to go back to"
   [ -n "$kept" ] || fail "$unit has no current release: a converge checks what runs, and keeps it"
   # A key that was changed since stays changed.
@@ -158,8 +158,8 @@ if [ "$action" = back ]; then
   { why=$(judge "$store/previous") && why=$(stays); } || { last_words; again "$why"; }
   sweep .old
   replace_link "$store/previous" "$kept"
-  replace_link "$store/current" "$to"
-  echo "release $to serves again after $(seconds $(($(tenths) - began))) of interruption" > report
+  replace_link "$store/current" "$wanted"
+  echo "release $wanted serves again after $(seconds $(($(tenths) - began))) of interruption" > report
   exit 0
 fi
 

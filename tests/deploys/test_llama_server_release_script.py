@@ -194,6 +194,15 @@ def test_a_server_that_still_loads_is_waited_for_and_not_started_anew(host: Host
     assert not {"stop", "restart"} & set(host.calls())
 
 
+def test_a_rollback_swaps_the_two_releases(host: Host) -> None:
+    assert host.run(NEW) == 0
+    for wanted in (OLD, NEW):
+        assert host.script(rollback_job("coder").script) == 0
+        assert host.current() == release_of(wanted)
+        assert wanted.binary in host.files["wait-ready"]
+    assert (host.folder / "releases" / "previous").readlink() == Path(release_of(OLD))
+
+
 def test_there_is_no_way_back_from_a_release_that_was_never_kept(host: Host) -> None:
     assert host.run(NEW) == 0
     (host.folder / "releases" / "current").unlink()
