@@ -22,7 +22,8 @@ from urllib.parse import quote
 
 import pytest
 from hostile import CANARY, MARK, TEXTS, Shell
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import HealthCheck, Phase, assume, example, given, settings
+from hypothesis import strategies as st
 from pyinfra.api import Config, FunctionCommand, Inventory, State, StringCommand
 from pyinfra.api.connect import connect_all
 from pyinfra.api.host import Host
@@ -33,9 +34,13 @@ import inventories.settings as model
 from deploys.common.files import ManagedFile
 from deploys.common.jobs import Job, look_command
 from deploys.common.operations import HostError, read_through, use_settings
+from deploys.llama_server.release import rollback_job
+from deploys.prune.removal import removal_command
+from deploys.prune.unused import Item
 from facts.claude_code import ClaudeCode, ClaudeCodeUser
 from facts.drift_timer import DriftTimer, DriftTimerState
 from facts.driver import Driver, DriverState
+from facts.holdings import Entry
 from facts.models import ModelFile, ModelFiles
 from facts.opencode import OpenCode, OpenCodeState, OpenCodeUser
 from facts.servers import LlamaServers, ServersState, ServerState
@@ -526,6 +531,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_operation_quotes_or_refuses(
     host: Host, shell: Shell, folder: Path, name: str, way: tuple[Step, ...], text: str
 ) -> None:
+    quotes_or_refuses(host, shell, folder, name, way, text)
+
+
+@pytest.mark.parametrize("name", TRIES)
+@settings(max_examples=25, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_an_operation_quotes_or_refuses_whatever_is_drawn(
+    host: Host, shell: Shell, folder: Path, name: str, data: st.DataObject
+) -> None:
+    way = data.draw(st.sampled_from([way for tried, way in cases() if tried == name]))
+    text = data.draw(TEXTS)
+    # An address that begins so has a host, which the plain string hasn't: more than it differs.
+    assume(not (way[-1] == "url" and text.startswith("//")))
+    quotes_or_refuses(host, shell, folder, name, way, text)
+
+
+def quotes_or_refuses(
+    host: Host, shell: Shell, folder: Path, name: str, way: tuple[Step, ...], text: str
+) -> None:
+    """Assert that with ``text`` there, nothing but that text differs in what the host is told."""
     attempt = TRIES[name]
     arguments = arguments_of(attempt, folder)
 
@@ -555,3 +580,60 @@ def test_an_operation_quotes_or_refuses(
         if way[-1] != "content":
             assert before.count("\n") == after.count("\n")
         assert differs(before, after, contents(text + " ")) == ""
+
+
+SAMPLES = (
+    f'$({CANARY})\' {MARK} "`{CANARY}`"; {CANARY}; %n $$ \\',
+    f"-{MARK} x",
+    f"../../{MARK} x/..",
+    f"{MARK} x\n{CANARY}\n",
+)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="release.sh has the name in a message between double quotes; "
+    "no fleet file can hold such a name, a caller of the library can",
+)
+@settings(max_examples=25, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(text=TEXTS)
+@example(text=SAMPLES[0])
+@example(text=SAMPLES[1])
+@example(text=SAMPLES[2])
+@example(text=SAMPLES[3])
+def test_a_rollback_quotes_or_refuses_a_servers_name(shell: Shell, text: str) -> None:
+    try:
+        script = rollback_job(text + " ").script
+    except (ValueError, HostError):
+        return
+    assert shell.parses(script), script
+    assert differs(rollback_job(PLAIN).script, script, escapes(text + " ")) == ""
+
+
+@settings(max_examples=25, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(text=TEXTS)
+@example(text=SAMPLES[0])
+@example(text=SAMPLES[1])
+@example(text=SAMPLES[2])
+@example(text=SAMPLES[3])
+def test_a_removal_tells_a_name_as_one_field_of_one_line_or_refuses_it(
+    shell: Shell, text: str
+) -> None:
+    """What goes is told on standard input: the command is the same whatever its name is."""
+
+    def told_of(name: str) -> StringCommand:
+        path = f"/opt/llama.cpp/{name}"
+        files = ((f"{path}/bin/{name}", Entry("f", 1, 1, 1, 2, 3, 0)),)
+        return removal_command([Item("build", path, 1, "old", files, (path,), tree=True)])
+
+    plain = told_of(PLAIN)
+    try:
+        odd = told_of(text)
+    except ValueError:
+        assert any(ord(character) < 32 for character in text)
+        return
+    assert odd.get_raw_value() == plain.get_raw_value()
+    assert shell.parses(odd.get_raw_value())
+    lines = [line.replace(PLAIN, text) for line in plain.connector_arguments["_stdin"]]
+    assert odd.connector_arguments["_stdin"] == lines
+    assert all("\n" not in line for line in lines)
