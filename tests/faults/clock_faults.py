@@ -47,15 +47,16 @@ def behind_for_tls(bed: Bed) -> None:
     tell(bed, "date", "curl", days=-365)
 
 
+def ahead_for_tls(bed: Bed) -> None:
+    bed.forget_model()
+    bed.use(((SOURCE, f"{SOURCE}endpoint: '{https_hub(bed)}', "),))
+    tell(bed, "date", "curl", days=365)
+
+
 def https_hub(bed: Bed) -> str:
-    """Address of a hub whose certificate, of an authority that the host knows, is of today."""
-    authority, certificate = _certificate(bed.folder, bed.hub.server_address[0])
-    bed.undo.append("rm -f /usr/local/share/ca-certificates/lab.crt; update-ca-certificates")
-    text = shlex.quote(authority.read_text())
-    bed.sh(f"echo {text} > /usr/local/share/ca-certificates/lab.crt; update-ca-certificates")
+    """Address of a hub whose certificate, of an authority that the host knows, is of this month."""
     before = os.environ.get("REQUESTS_CA_BUNDLE", requests.certs.where())
-    bundle = bed.folder / "bundle.crt"
-    bundle.write_text(Path(before).read_text() + authority.read_text())
+    bundle, certificate = authority(bed)
     bed.site.environment["REQUESTS_CA_BUNDLE"] = str(bundle)
     bed.lent.callback(bed.site.environment.update, {"REQUESTS_CA_BUNDLE": before})
     hub = Hub(HUB_ROOT, bind=str(bed.hub.server_address[0]))
@@ -64,6 +65,21 @@ def https_hub(bed: Bed) -> str:
     hub.socket = context.wrap_socket(hub.socket, server_side=True, do_handshake_on_connect=False)
     bed.lent.enter_context(hub)
     return hub.url.replace("http:", "https:")
+
+
+def authority(bed: Bed) -> tuple[Path, Path]:
+    """Those whom the controller trusts, and a certificate with its key of one of them.
+
+    That one is new, made for servers of the lab's network; the host trusts it, too.
+    """
+    trusted, certificate = _certificate(bed.folder, bed.hub.server_address[0])
+    bed.undo.append("rm -f /usr/local/share/ca-certificates/lab.crt; update-ca-certificates")
+    text = shlex.quote(trusted.read_text())
+    bed.sh(f"echo {text} > /usr/local/share/ca-certificates/lab.crt; update-ca-certificates")
+    before = os.environ.get("REQUESTS_CA_BUNDLE", requests.certs.where())
+    bundle = bed.folder / "bundle.crt"
+    bundle.write_text(Path(before).read_text() + trusted.read_text())
+    return bundle, certificate
 
 
 def _certificate(folder: Path, address: object) -> tuple[Path, Path]:
@@ -131,6 +147,17 @@ FAULTS = (
         quick=True,
         serving=Serving.UNTIL_HEALED,
         says=r"failed: https://\S+ is not trusted \(curl: \(60\) .* whose clock says 20\d\d-\d\d-",
+        mend=told_right,
+    ),
+    Fault(
+        "a year ahead, for a hub",
+        "clock",
+        "the host's clock is a year ahead, and the hub's certificate ends before that",
+        f"{SAYS}that the certificate has expired, and which date the clock says; no retries",
+        ahead_for_tls,
+        quick=True,
+        serving=Serving.UNTIL_HEALED,
+        says=r"failed: https://\S+ is not trusted \(curl: \(60\) .*expired.* says 20\d\d-\d\d-",
         mend=told_right,
     ),
     Fault(

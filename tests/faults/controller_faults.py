@@ -276,6 +276,7 @@ FAULTS = (
         "SIGKILL when everything is done and only the results are to be told",
         "nothing is left to do",
         partial(at_boundary, [claude_code_to_do], "--> Results"),
+        nothing_left=True,
     ),
     Fault(
         "in packages",
@@ -284,6 +285,7 @@ FAULTS = (
         "the job goes on; the next run attaches to it, and apt ran once",
         in_packages,
         quick=True,
+        nothing_left=True,
     ),
     Fault(
         "in a build",
@@ -293,6 +295,7 @@ FAULTS = (
         in_a_build,
         changes=ANOTHER_BUILD,
         serving=Serving.ANSWERS,
+        nothing_left=True,
     ),
     Fault(
         "in a download",
@@ -302,6 +305,7 @@ FAULTS = (
         in_a_download,
         quick=True,
         serving=Serving.ANSWERS,
+        nothing_left=True,
     ),
     Fault(
         "at a file's rename",
@@ -338,6 +342,7 @@ FAULTS = (
         quick=True,
         changes=ANOTHER_UNIT,
         serving=Serving.ANSWERS,
+        nothing_left=True,
     ),
     Fault(
         "before a restart",
@@ -357,6 +362,7 @@ FAULTS = (
         in_a_restart,
         changes=ANOTHER_UNIT,
         serving=Serving.DOWN,
+        nothing_left=True,
     ),
     Fault(
         "in OpenCode's install",
@@ -364,6 +370,7 @@ FAULTS = (
         "SIGKILL while OpenCode is being unpacked",
         "the job goes on; the next run attaches to it, and nothing is fetched twice",
         in_opencodes_installation,
+        nothing_left=True,
     ),
     Fault(
         "in a config's write",

@@ -17,6 +17,7 @@ GROUPS = (
     "network cut",
     "two at once",
     "hub",
+    "git",
     "disk full",
     "clock",
     "port",
@@ -59,6 +60,9 @@ class Fault:
     + says: a regular expression that one of the last lines of a converge must match, where a
       person must act
     + mend: what that person does; after it a plain converge must be green
+    + nothing_left: the converge that heals must find everything done already, and change nothing
+    + puts_back: the refused converge leaves the files of before the fault, not those that it finds
+    + known: what is seen instead, of a case that the product doesn't heal yet: it must fail
     """
 
     name: str
@@ -71,6 +75,9 @@ class Fault:
     serving: Serving = Serving.SAME
     says: str = ""
     mend: Callable[[Bed], None] | None = None
+    nothing_left: bool = False
+    puts_back: bool = False
+    known: str = ""
 
     @property
     def identifier(self) -> str:

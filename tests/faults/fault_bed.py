@@ -33,13 +33,17 @@ SERVER = "llama-server@coder.service"
 WRAPPERS = "/usr/local/sbin"
 HELD = "/run/fault"
 
-# A command that stands still when its arguments hold PATTERN, until it is told to go on.
+# A command that stands still when its arguments hold PATTERN for the TIMEth time, and from then on,
+# until it is told to go on. A shell that has run the command before doesn't look for it again.
 _WRAPPER = r"""#!/bin/sh
 # Laid by a fault: stands still where the arguments say so.
 case " $* " in
 *PATTERN*)
-  echo $$ > HELD/NAME.held
-  while [ ! -e HELD/NAME.go ]; do sleep 0.05; done;;
+  echo >> HELD/NAME.seen
+  if [ "$(wc -l < HELD/NAME.seen)" -ge TIME ]; then
+    echo $$ > HELD/NAME.held
+    while [ ! -e HELD/NAME.go ]; do sleep 0.05; done
+  fi;;
 esac
 exec REAL "$@"
 """
@@ -143,16 +147,17 @@ class Bed:
         )
 
     @contextlib.contextmanager
-    def held(self, command: str, pattern: str) -> Iterator[Held]:
+    def held(self, command: str, pattern: str, time: int = 1) -> Iterator[Held]:
         """``command`` on the host stands still where its arguments match the shell's ``pattern``.
 
+        + time: at which match; those before go on
         Once let go, and after the block, it does what it always does.
         """
         hold = Held(self, command, f"{WRAPPERS}/{command}")
         real = self.sh(f"command -v {shlex.quote(command)}")
         assert real.startswith("/"), f"no {command} on the host"
         text = _WRAPPER.replace("PATTERN", pattern).replace("HELD", HELD)
-        text = text.replace("NAME", command).replace("REAL", real)
+        text = text.replace("NAME", command).replace("REAL", real).replace("TIME", str(time))
         self.sh(
             # Whoever runs it says there that it stands.
             f"rm -rf {HELD}; mkdir -m 1777 {HELD}; "
@@ -396,15 +401,18 @@ def run_fault(bed: Bed, fault: Fault) -> None:
     bed.use(fault.changes)
     before = bed.process()
     assert before, "the host is not in order"
+    files = look(bed.site) if fault.puts_back else None
     fault.carry_out(bed)
     if fault.serving is not Serving.DOWN:
         assert bed.sh("curl -s http://127.0.0.1:8888/health") == '{"status":"ok"}'
     if fault.serving in (Serving.SAME, Serving.UNTIL_HEALED):
         assert bed.process() == before, "what served before was touched"
     if fault.says:
-        _a_person_acts(bed, fault)
-    healed = bed.converge()
+        _a_person_acts(bed, fault, files or look(bed.site))
+    healed = bed.converge(*(["--json"] if fault.nothing_left else []))
     assert healed.returncode == 0, tail(healed)
+    if fault.nothing_left:
+        assert changed(healed) == [], "something was left to do"
     outside = look(bed.site)
     outside.assert_right(bed.golden, bed.fleet, same_fleet=bed.fleet == bed.site.fleet)
     if fault.serving is Serving.SAME:
@@ -415,9 +423,10 @@ def run_fault(bed: Bed, fault: Fault) -> None:
     bed.in_order = True
 
 
-def _a_person_acts(bed: Bed, fault: Fault) -> None:
+def _a_person_acts(bed: Bed, fault: Fault, files: Outside) -> None:
     refused = bed.converge()
     assert refused.returncode == 1, tail(refused)
+    look(bed.site).assert_same_files(files)
     last = refused.stderr.rstrip().splitlines()[-3:]
     said = [line for line in last if re.search(fault.says, line)]
     assert len(said) == 1, refused.stderr[-2000:]

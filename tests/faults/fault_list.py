@@ -5,6 +5,7 @@ from __future__ import annotations
 import clock_faults
 import controller_faults
 import disk_faults
+import git_faults
 import hub_faults
 import model_faults
 import network_faults
@@ -22,6 +23,7 @@ FAULTS: tuple[Fault, ...] = (
     *network_faults.FAULTS,
     *two_faults.FAULTS,
     *hub_faults.FAULTS,
+    *git_faults.FAULTS,
     *disk_faults.FAULTS,
     *clock_faults.FAULTS,
     *port_faults.FAULTS,

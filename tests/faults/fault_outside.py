@@ -50,6 +50,12 @@ section temporary
 find @FOLDERS@ -xdev -regextype posix-extended \
   \( -regex '.*/[^/]*\.[A-Za-z0-9]{8}' -o -name '*.llamaherd*' -o -name '*.new' \) \
   -type f 2>/dev/null
+section tree
+find @FOLDERS@ /var/lib/llamaherd/releases -xdev -type f -exec sha256sum {} + | sort -k 2
+section packages
+dpkg --audit
+section installed
+dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' | sed -n 's/^ii *//p'
 section models
 find /var/lib/llamaherd/models -type f ! -path '*/.verified/*' -exec sha256sum {} +
 section builds
@@ -104,11 +110,24 @@ class Outside:
         """
         assert self.lines("temporary") == (), "temporary files were left"
         assert self.lines("jobs") == (), "a job, a secret or a claim was left"
+        assert self.lines("packages") == (), "dpkg has something half installed"
+        gone = set(golden.lines("installed")) - set(self.lines("installed"))
+        assert gone == set(), "packages are missing"
         self._assert_models(fleet)
         self._assert_builds()
         assert self.lines("opencode") == golden.lines("opencode"), "OpenCode isn't whole"
         self._assert_files(golden, same_fleet=same_fleet)
         self._assert_serves()
+
+    def assert_same_files(self, before: Outside) -> None:
+        """Assert that units, releases and configurations are, file by file, what they were.
+
+        What a refused converge may have brought first (packages, builds, models, OpenCode) isn't
+        looked at.
+        """
+        for section in ("files", "tree"):
+            changed = set(self.lines(section)) ^ set(before.lines(section))
+            assert changed == set(), f"a refused converge changed files: {changed}"
 
     def _assert_models(self, fleet: Path) -> None:
         lock = yaml.safe_load(fleet.with_suffix(".lock.yaml").read_text())

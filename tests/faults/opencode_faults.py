@@ -24,11 +24,14 @@ def shell(command: str) -> Callable[[Bed], None]:
 
 def broken_json(bed: Bed) -> None:
     shell(f"""printf '{{\\n  "theme": "mine",\\n  "model" "x"\\n}}\\n' > {CONFIG}""")(bed)
+    bed.notes["broken"] = bed.sh(f"base64 -w 0 {CONFIG}")
 
 
 def moved_away(bed: Bed) -> None:
     bed.undo.append(f"rm -f {CONFIG}.mine")
-    shell(f"""grep -q '"model" "x"' {CONFIG} && mv {CONFIG} {CONFIG}.mine""")(bed)
+    assert bed.notes["broken"]
+    assert bed.sh(f"base64 -w 0 {CONFIG}") == bed.notes["broken"]
+    shell(f"mv {CONFIG} {CONFIG}.mine")(bed)
 
 
 def link_to(target: str) -> Callable[[Bed], None]:

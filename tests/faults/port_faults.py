@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fault import SAYS, Fault, Serving
 from fault_bed import SERVER, Bed, wait
+from fault_outside import look
 
 SERVERS = "    servers:\n"
 OPENCODE = "opencode: {users: [dev]}"
@@ -26,12 +27,27 @@ def stranger(bed: Bed, port: int) -> None:
 
 
 def on_a_new_servers(bed: Bed) -> None:
+    bed.sh("dpkg --remove --force-depends ripgrep")  # something to do, long before the servers
     stranger(bed, 8889)
+    bed.notes["host"] = everything(bed)
+
+
+def everything(bed: Bed) -> str:
+    """All of a host that a converge could change, read from outside."""
+    seen = look(bed.site)
+    return "\n".join(
+        line for name in seen.sections if name != "answer" for line in (name, *seen.lines(name))
+    )
 
 
 def on_a_stopped_servers(bed: Bed) -> None:
     bed.sh(f"systemctl stop {SERVER}")
     stranger(bed, 8888)
+
+
+def ended_before_anything(bed: Bed) -> None:
+    assert everything(bed) == bed.notes["host"], "the refused converge changed the host"
+    ended(bed)
 
 
 def ended(bed: Bed) -> None:
@@ -48,7 +64,7 @@ FAULTS = (
         quick=True,
         changes=SECOND,
         says=r"port 8889 of server second is taken by perl\S*: stop that, or set servers\.second",
-        mend=ended,
+        mend=ended_before_anything,
     ),
     Fault(
         "on a stopped server's port",

@@ -6,10 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from controller_faults import ANOTHER_BUILD, ANOTHER_UNIT, RATE, compiling
-from fault import Fault, Serving
+from fault import SAYS, Fault, Serving
 from fault_bed import MODELS, SERVER, Bed, Held, wait
+from server_faults import INTERRUPTED, on_trial, rolling_back, serves_what_served, taken_back
 
 GROUP = "host powered off"
+NOBODY_ANSWERS = (
+    "after the boot the release that was refused, or on trial, starts again and again, and nothing "
+    "answers until a converge takes it back"
+)
 
 
 @contextmanager
@@ -72,6 +77,24 @@ def in_a_unit_write(bed: Bed) -> None:
 def in_a_restart(bed: Bed) -> None:
     with power_cut_at(bed, lambda: bed.held("curl", "*--noproxy*")):
         pass
+
+
+def on_a_trial(bed: Bed) -> None:
+    run = on_trial(bed)
+    bed.cut_power()
+    run.kill()
+    bed.boot()
+    serves_what_served(bed)
+
+
+def on_the_way_back(bed: Bed) -> None:
+    """The refused release is stopped, and the old one's unit isn't in its place yet."""
+    with rolling_back(bed, "mv", f"*{SERVER}.new*") as (run, hold):
+        bed.cut_power()
+        run.kill()
+        hold.forget()
+        bed.boot()
+    serves_what_served(bed)
 
 
 def in_a_configs_write(bed: Bed) -> None:
@@ -150,6 +173,30 @@ FAULTS = (
         in_a_restart,
         changes=ANOTHER_UNIT,
         serving=Serving.DOWN,
+    ),
+    Fault(
+        "on a release's trial",
+        GROUP,
+        "the host loses its power while a release that doesn't do is on trial",
+        f"{SAYS}why it is refused; what served before serves after the boot, and after that",
+        on_a_trial,
+        serving=Serving.ANSWERS,
+        says=INTERRUPTED,
+        mend=taken_back,
+        puts_back=True,
+        known=NOBODY_ANSWERS,
+    ),
+    Fault(
+        "on the way back",
+        GROUP,
+        "the host loses its power when a refused release was stopped and the old one isn't back",
+        f"{SAYS}why it is refused; what served before serves after the boot, and after that",
+        on_the_way_back,
+        serving=Serving.ANSWERS,
+        says=INTERRUPTED,
+        mend=taken_back,
+        puts_back=True,
+        known=NOBODY_ANSWERS,
     ),
     Fault(
         "in a config's write",

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fault import SAYS, Fault, Serving
-from fault_bed import Bed
+from fault_bed import SERVER, Bed, Held, Running, wait
 
 PROJECT = Path(__file__).with_name("misbehaving_server")
 BUILD = re.compile(r"    archive:\n(?: {6}\S.*\n){3}")
@@ -42,6 +43,55 @@ def released(misbehaviour: str) -> Callable[[Bed], None]:
     return carry_out
 
 
+def program(bed: Bed) -> str:
+    """What the server's process runs; empty when it has none."""
+    return bed.sh(f"readlink /proc/$(systemctl show -P MainPID {SERVER})/exe")
+
+
+def on_trial(bed: Bed) -> Running:
+    """A converge whose release is on trial, and will never be ready."""
+    released("never-ready")(bed)
+    old = program(bed)
+    run = bed.start()
+    wait(lambda: program(bed) not in ("", old) or run.process.poll() is not None, "it", 120, 0.02)
+    assert run.process.poll() is None, run.text
+    bed.notes["old program"] = old
+    return run
+
+
+@contextmanager
+def rolling_back(bed: Bed, command: str, pattern: str) -> Iterator[tuple[Running, Held]]:
+    """The release was refused, and what brings the old one back stands still at a command.
+
+    + command, pattern: as of ``Bed.held``; of a command that brought the refused one as well
+    """
+    with bed.held(command, pattern, time=2) as hold:
+        run = on_trial(bed)
+        hold.wait()
+        assert bed.sh(f"systemctl show -P ActiveState {SERVER}") in ("inactive", "failed")
+        yield run, hold
+
+
+def serves_what_served(bed: Bed) -> None:
+    """The program that answered before the trial answers, without anybody's doing."""
+    health = "curl -s http://127.0.0.1:8888/health"
+    wait(lambda: bed.sh(health) == '{"status":"ok"}', "an answer", 60)
+    assert program(bed) == bed.notes["old program"]
+
+
+def trial_killed(bed: Bed) -> None:
+    run = on_trial(bed)
+    run.kill()
+    bed.sh("systemctl kill --signal=KILL 'llamaherd-server-coder*'")
+    wait(lambda: not bed.job(""), "the end of the jobs")
+
+
+def rollback_killed(bed: Bed) -> None:
+    with rolling_back(bed, "systemctl", f"*restart*{SERVER}*") as (run, hold):
+        run.kill()
+        hold.kill_all()
+
+
 def taken_back(bed: Bed) -> None:
     """The fleet file is what it was; the old build has been serving again."""
     exe = bed.sh("readlink /proc/$(systemctl show -P MainPID llama-server@coder)/exe")
@@ -51,6 +101,9 @@ def taken_back(bed: Bed) -> None:
     assert match is not None, said
     print(f"interruption: {match[1]} s")
     bed.use(())
+
+
+INTERRUPTED = rf"llama-server@coder\.service did not answer within 10 s.*{SERVES_AGAIN}"
 
 
 def fault(name: str, misbehaviour: str, breaks: str, says: str, *, quick: bool = False) -> Fault:
@@ -93,5 +146,28 @@ FAULTS = (
         "crash",
         "a new build's server answers as declared, and aborts after five seconds",
         "ended soon after it answered",
+    ),
+    Fault(
+        "killed on trial",
+        "server",
+        "SIGKILL of the controller and of its job, while a release that doesn't do is on trial",
+        f"{SAYS}why it is refused; the old release serves again by itself, and for how long not",
+        trial_killed,
+        quick=True,
+        serving=Serving.DOWN,
+        says=INTERRUPTED,
+        mend=taken_back,
+        puts_back=True,
+    ),
+    Fault(
+        "killed on the way back",
+        "server",
+        "SIGKILL of both, when a refused release was stopped and the old one not yet started",
+        f"{SAYS}why it is refused; the old release serves again by itself, and for how long not",
+        rollback_killed,
+        serving=Serving.DOWN,
+        says=INTERRUPTED,
+        mend=taken_back,
+        puts_back=True,
     ),
 )

@@ -15,6 +15,8 @@ pytestmark = pytest.mark.lab
 
 def _marked(fault: Fault) -> object:
     marks = [] if fault.quick else [pytest.mark.faults]
+    if fault.known:
+        marks.append(pytest.mark.xfail(strict=True, reason=fault.known))
     return pytest.param(fault, id=fault.identifier, marks=marks)
 
 
