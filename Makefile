@@ -47,9 +47,13 @@ unit-fleet: venv
 unit-hosts: venv
 	$(FAST) $(addprefix --ignore=,$(FLEET_TESTS)) tests
 
-# The scenarios of Molecule run inside it: tests/lab/test_scenarios.py.
+# The scenarios of Molecule run inside it: tests/lab/test_scenarios.py. The fast part goes on beside
+# the lab, which often waits, and is shown when that is done.
 test: lab-tools downloads lint ## Everything, on real systemd hosts (root; under 90 min)
-	$(BIN)/pytest
+	@log=$$(mktemp); fast=; trap 'kill $$fast 2>/dev/null; rm -f $$log' EXIT; \
+	$(FAST) tests >$$log 2>&1 & fast=$$!; status=0; \
+	$(BIN)/pytest -m 'lab or browser' || status=$$?; \
+	wait $$fast || status=$$?; fast=; cat $$log; exit $$status
 
 molecule: lab-tools downloads ## Only Molecule's default scenario
 	$(BIN)/molecule test

@@ -39,7 +39,7 @@ from deploys.llama_server.errors import ServerError
 from deploys.llama_server.files import account_file, obsolete_files, server_files
 from deploys.llama_server.instance import ACCOUNT, SETTINGS, STATE, Instance
 from deploys.llama_server.reasons import Cause, Reason, is_loading, other_program, reason_to_restart
-from deploys.llama_server.release import release_job, release_of
+from deploys.llama_server.release import guard_name, release_job, release_of
 from deploys.llama_server.unit import tls_credentials
 from facts.files import FileState
 from facts.gpu import MISMATCH_REMEDY
@@ -431,7 +431,8 @@ def _remove_undeclared(names: Iterable[str]) -> Commands:
         folders = (f"{SETTINGS}/{name}", f"{RELEASES}/{name}", f"{state}/slots", f"{state}/cuda")
         yield f"rm -rf -- {' '.join(map(operand, folders))}"
         yield f"rmdir --ignore-fail-on-non-empty -- {operand(state)} 2>/dev/null || :"
-        yield f"rm -f -- {operand(f'{UNITS}/{unit}')}"
+        units = (f"{UNITS}/{guard_name(name)}", f"{UNITS}/{unit}")
+        yield f"rm -f -- {' '.join(map(operand, units))}"
         yield "systemctl daemon-reload"
 
 

@@ -30,6 +30,7 @@ from inventories.llama_options import (
     managed,
     preset,
     process_values,
+    refusal,
     render,
 )
 from inventories.settings import ModelSettings, ServerSettings
@@ -228,4 +229,7 @@ def extra_arguments(server: ServerSettings) -> list[str]:
             raise ServerError(
                 f"servers.{server.name}.extra_args: {name} lets clients act on the host: remove it"
             )
+        refused = refusal(argument)
+        if refused is not None:
+            raise ServerError(f"servers.{server.name}.extra_args: {refused}: remove it")
     return list(server.extra_args)

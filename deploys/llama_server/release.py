@@ -110,6 +110,11 @@ def _paths(model: ModelSettings) -> Iterator[str]:
         yield posixpath.join(model.directory, file.name)
 
 
+def guard_name(server: str) -> str:
+    """The unit that a trial leaves for a boot in its middle."""
+    return f"llamaherd-trial-{server}.service"
+
+
 def _place(file: ManagedFile) -> str:
     """Where a release's folder keeps a file."""
     if file.path.startswith(f"{UNITS}/"):
@@ -129,8 +134,10 @@ def _script(
         units=UNITS,
         settings=operand(f"{SETTINGS}/{server}"),
         store=operand(f"{RELEASES}/{server}"),
+        guard=operand(guard_name(server)),
+        mark=MARK,
         action=action,
-        setting=f"servers.{server}",
+        setting=word(f"servers.{server}"),
         names=" ".join(FILES),
         lines=LOG_LINES,
         least=LEAST_CHECK_SECONDS,

@@ -1,12 +1,15 @@
 # Puts a release of a server in force, and keeps it only if it answers as declared; otherwise the
 # one that was kept before serves again. Runs as a job on the host: it ends so whoever watches.
 # What it replaces stays beside it, as .old, until a release is kept: a disk that the new one filled
-# doesn't keep the old one from coming back.
+# doesn't keep the old one from coming back. A host that loses its power meanwhile puts the kept one
+# back at its next start, before the server's: see guard.
 unit=@{unit}
 units=@{units}
 settings=@{settings}
 store=@{store}
-action=@{action}
+action=${1-@{action}}
+guard=@{guard}
+setting=@{setting}
 umask 077
 placed= # names of files that an exchange brought where there were none
 
@@ -71,6 +74,30 @@ put() { # a release's folder: all of its files, or none
   systemctl daemon-reload || :
   return 1
 }
+guard() { # a boot in the middle of a trial finds the release that was kept
+  cp -- script "$store/back"
+  cat > "$units/$guard" <<END
+@{mark}: it goes when the trial ends.
+[Unit]
+Description=Puts back the release of $unit that was kept, after a trial that was cut off
+ConditionPathExists=$store/back
+Before=$unit
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -eu $store/back boot
+
+[Install]
+WantedBy=multi-user.target
+END
+  systemctl enable --quiet -- "$guard"
+  sync -f -- "$store/back"
+  sync -f -- "$units"
+}
+unguard() {
+  systemctl disable --quiet -- "$guard" || :
+  rm -f -- "$store/back" "$units/$guard"
+}
 start() {
   systemctl reset-failed -- "$unit" 2>/dev/null || :
   systemctl restart -- "$unit" 2>/dev/null
@@ -84,7 +111,7 @@ judge() { # a release that was started: says what is wrong with it
   if [ "$(show ActiveState)" != active ]; then
     case $(show Result) in
       timeout) echo "did not answer within $(cat -- "$1/timeout") s: its last log lines are above;" \
-        "if it was still loading, raise @{setting}.ready_timeout" ;;
+        "if it was still loading, raise $setting.ready_timeout" ;;
       *) echo "did not start ($(show Result)): its last log lines are above" ;;
     esac
     return 1
@@ -118,6 +145,7 @@ stays() { # until it is @{settle} s old: what ends at once is no release to keep
   done
 }
 fail() {
+  [ ! -e "$store/back" ] || unguard
   printf '%s\n' "$1" > message
   exit 1
 }
@@ -144,6 +172,14 @@ began=$(tenths)
 kept=$(readlink -- "$store/current") || kept=
 [ -e "$store/current/unit" ] || kept=
 
+if [ "$action" = boot ]; then
+  undo
+  [ -z "$kept" ] || put "$store/current"
+  sweep .old
+  unguard
+  exit 0
+fi
+
 if [ "$action" = back ]; then
   wanted=$(readlink -- "$store/previous") || wanted=
   [ -e "$store/previous/unit" ] || fail "$unit has no previous release to go back to"
@@ -153,12 +189,14 @@ if [ "$action" = back ]; then
     cp -p -- "$settings/api-key" "$store/previous/etc/api-key"
   fi
   said=$(sh "$store/previous/check" devices) || fail "$unit: $said; nothing was changed"
-  put "$store/previous"
+  guard
+  put "$store/previous" || { unguard; exit 1; }
   start || :
   { why=$(judge "$store/previous") && why=$(stays); } || { last_words; again "$why"; }
   sweep .old
   replace_link "$store/previous" "$kept"
   replace_link "$store/current" "$wanted"
+  unguard
   echo "release $wanted serves again after $(seconds $(($(tenths) - began))) of interruption" > report
   exit 0
 fi
@@ -173,7 +211,8 @@ stage() { cat -- "$1" > "$next/$2"; chmod "$3" -- "$next/$2"; }
 if [ "$action" = restart ]; then
   said=$(sh "$next/check" devices) ||
     { rm -rf -- "$next"; fail "$unit: $said; nothing was changed, what served goes on"; }
-  put "$next"
+  [ -z "$kept" ] || guard
+  put "$next" || { unguard; exit 1; }
   start || :
 fi
 [ "$action" = restart ] || loaded "$next"
@@ -200,6 +239,7 @@ rm -rf -- "$store/old"
 if [ -n "$kept" ] && [ "$kept" != "$id" ]; then replace_link "$store/previous" "$kept"; fi
 replace_link "$store/current" "$id"
 sweep .old
+[ ! -e "$store/back" ] || unguard
 if [ -n "$kept" ] && [ "$kept" != "$id" ] && [ -e "$store/$id/etc/api-key" ]; then
   # The key that is in force is enough; one that it replaced is of no use any more.
   rm -f -- "$store/$kept/etc/api-key"

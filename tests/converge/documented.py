@@ -19,7 +19,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "inventories/README.md", *ROOT.glob("
 NO_PROGRAMS = frozenset(
     (
         *("answered", "bad", "building", "cells", "could", "ctrl+x", "disabled_providers"),
-        *("driver", "error", "exit", "has", "installing", "is", "it", "its", "kind"),
+        *("driver", "error", "exit", "has", "if", "installing", "is", "it", "its", "kind"),
         *("libcuda.so.1", "lost", "mend", "model", "not", "nothing", "nvidia-cuda-toolkit"),
         *("one", "perhaps", "provider", "reach", "reboot", "rocky", "the", "there", "these"),
         *("this", "took", "used"),

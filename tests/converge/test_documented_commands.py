@@ -225,6 +225,7 @@ HOW: tuple[tuple[str, Run | By | Foreign], ...] = (
     ),
     (r"mount -o remount,rw", Run(more=("/run",), on_host=True)),
     (r"llama-fit-params --fit-print on", By("benchmarks/fit.py::ask")),
+    (r"ausearch -m AVC -ts recent", Foreign("of a host with SELinux in force")),
     (r"timedatectl set-ntp true", Foreign("sets a real machine's clock")),
     (
         r"chown NAME( FILE)?",

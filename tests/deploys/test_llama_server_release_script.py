@@ -30,7 +30,7 @@ OLD = Instance(
 )
 NEW = replace(OLD, binary="/opt/llama.cpp/b2-new/bin/llama-server")
 
-# A unit that says BROKEN doesn't start; one that says CRASHES is gone soon after its start.
+# A unit that says BROKEN doesn't start; with one that says POWER the host goes down at its start.
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >> "$NOTES/calls"
 unit=$(cat "$HOST/units/llama-server@coder.service" 2>/dev/null)
@@ -46,6 +46,7 @@ case $1 in
     esac ;;
   stop) echo inactive > "$NOTES/active" ;;
   restart)
+    case $unit in *POWER*) kill -9 "$PPID" ;; esac
     case $unit in *BROKEN*) echo failed > "$NOTES/active"; touch "$NOTES/full"; exit 1 ;; esac
     echo active > "$NOTES/active" ;;
   daemon-reload)
@@ -92,13 +93,18 @@ class Host:
             ("/var/lib/llamaherd/releases/coder", "releases"),
         ):
             text = text.replace(place, str(self.folder / name))
+        (self.folder / "job" / "script").write_text(text)
+        return self.dash("script")
+
+    def dash(self, *words: str) -> int:
+        """Run a script by name, with its arguments."""
         environment = {
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             "NOTES": str(self.folder / "notes"),
             "HOST": str(self.folder),
         }
         done = subprocess.run(
-            ["dash", "-euc", text], cwd=self.folder / "job", env=environment, check=False
+            ["dash", "-eu", *words], cwd=self.folder / "job", env=environment, check=False
         )
         return done.returncode
 
@@ -157,7 +163,7 @@ def test_a_disk_that_the_new_release_filled_does_not_keep_the_old_one_away(host:
     host.note("fails", "DISK\n")
     assert host.run(NEW, "BROKEN") == 1
     assert host.files == before
-    assert host.calls()[-1] == "restart"
+    assert host.calls()[-2:] == ["restart", "disable"]
     assert f"release {release_of(OLD)} serves again after " in host.message
     assert host.current() == release_of(OLD)
 
@@ -176,7 +182,7 @@ def test_the_old_release_is_started_even_if_not_all_of_it_could_be_put_back(host
         path.unlink()  # somebody's, before: there is nothing to go back to but the copy
     host.note("fails", "DISK\n")
     assert host.run(NEW, "BROKEN") == 1
-    assert host.calls()[-1] == "restart"
+    assert host.calls()[-2:] == ["restart", "disable"]
     assert "serves again after" in host.message
     assert "not all of its files could be put back" in host.message
 
@@ -192,6 +198,21 @@ def test_a_server_that_still_loads_is_waited_for_and_not_started_anew(host: Host
     host.note("loads", "1\n2\n3\n")
     assert host.run(OLD, restart=False) == 0
     assert not {"stop", "restart"} & set(host.calls())
+
+
+def test_a_boot_in_the_middle_of_a_trial_brings_back_what_was_kept(host: Host) -> None:
+    before = host.files
+    assert host.run(NEW, "POWER") == -9
+    assert NEW.binary in host.files["llama-server@coder.service"]
+    guard = host.files["llamaherd-trial-coder.service"]
+    assert "Before=llama-server@coder.service\n" in guard
+    (line,) = [line for line in guard.splitlines() if line.startswith("ExecStart=")]
+    host.note("fails", "DISK\n")
+    host.calls()
+    assert host.dash(*line.split()[2:]) == 0
+    assert host.files == before
+    # The boot itself starts it, by what is on the disk now.
+    assert host.calls() == ["daemon-reload", "enable", "disable"]
 
 
 def test_a_rollback_swaps_the_two_releases(host: Host) -> None:

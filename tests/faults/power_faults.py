@@ -11,10 +11,6 @@ from fault_bed import MODELS, SERVER, Bed, Held, wait
 from server_faults import INTERRUPTED, on_trial, rolling_back, serves_what_served, taken_back
 
 GROUP = "host powered off"
-NOBODY_ANSWERS = (
-    "after the boot the release that was refused, or on trial, starts again and again, and nothing "
-    "answers until a converge takes it back"
-)
 
 
 @contextmanager
@@ -184,7 +180,6 @@ FAULTS = (
         says=INTERRUPTED,
         mend=taken_back,
         puts_back=True,
-        known=NOBODY_ANSWERS,
     ),
     Fault(
         "on the way back",
@@ -196,7 +191,6 @@ FAULTS = (
         says=INTERRUPTED,
         mend=taken_back,
         puts_back=True,
-        known=NOBODY_ANSWERS,
     ),
     Fault(
         "in a config's write",

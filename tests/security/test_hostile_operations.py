@@ -590,11 +590,6 @@ SAMPLES = (
 )
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="release.sh has the name in a message between double quotes; "
-    "no fleet file can hold such a name, a caller of the library can",
-)
 @settings(max_examples=25, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS)
 @example(text=SAMPLES[0])
