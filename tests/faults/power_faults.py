@@ -85,7 +85,7 @@ def on_a_trial(bed: Bed) -> None:
 
 def on_the_way_back(bed: Bed) -> None:
     """The refused release is stopped, and the old one's unit isn't in its place yet."""
-    with rolling_back(bed, "mv", f"*{SERVER}.new*") as (run, hold):
+    with rolling_back(bed, "mv", f"*{SERVER}.old*", time=1) as (run, hold):
         bed.cut_power()
         run.kill()
         hold.forget()

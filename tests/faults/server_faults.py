@@ -60,12 +60,12 @@ def on_trial(bed: Bed) -> Running:
 
 
 @contextmanager
-def rolling_back(bed: Bed, command: str, pattern: str) -> Iterator[tuple[Running, Held]]:
+def rolling_back(bed: Bed, command: str, pattern: str, time: int) -> Iterator[tuple[Running, Held]]:
     """The release was refused, and what brings the old one back stands still at a command.
 
-    + command, pattern: as of ``Bed.held``; of a command that brought the refused one as well
+    + command, pattern, time: as of ``Bed.held``
     """
-    with bed.held(command, pattern, time=2) as hold:
+    with bed.held(command, pattern, time=time) as hold:
         run = on_trial(bed)
         hold.wait()
         assert bed.sh(f"systemctl show -P ActiveState {SERVER}") in ("inactive", "failed")
@@ -87,7 +87,8 @@ def trial_killed(bed: Bed) -> None:
 
 
 def rollback_killed(bed: Bed) -> None:
-    with rolling_back(bed, "systemctl", f"*restart*{SERVER}*") as (run, hold):
+    # The first restart brought the refused one.
+    with rolling_back(bed, "systemctl", f"*restart*{SERVER}*", time=2) as (run, hold):
         run.kill()
         hold.kill_all()
 
