@@ -22,6 +22,8 @@ from inventories.settings import (
     OpenCodeSettings,
     ServerSettings,
 )
+from inventories.sizing.estimate import MIB
+from inventories.sizing.placement import least_gpu_bytes
 
 if TYPE_CHECKING:
     # For types alone: it loads pyinfra, and whoever asks hosts must patch for gevent before that.
@@ -126,7 +128,8 @@ def judge_gpu(
     if state.error:
         found.unknown("gpu", f"unknown: {state.error}")
     elif held:
-        _judge_memory(found, held, _least_memory(settings, server), remedy)
+        least = least_gpu_bytes(server, settings.model(server.model)) // MIB
+        _judge_memory(found, held, least, remedy)
     elif processes is not None and processes.device:
         parted = any(gpu.mig for gpu in state.gpus)
         why = "its GPU is parted (MIG)" if parted else "nvidia-smi lists none of its processes"
@@ -151,18 +154,6 @@ def _judge_memory(
         found.bad("gpu", f"computes on the processor: {text}; its layers take {least}", remedy)
     else:
         found.good("gpu", text)
-
-
-def _least_memory(settings: HostSettings, server: ServerSettings) -> int:
-    """MiB of GPU memory below which a server's layers aren't there; 0 where nobody can tell.
-
-    Half of the weights of a model that goes there whole, as when a release is tried.
-    """
-    partly = server.gpu_layers not in (None, "all") or server.cpu_moe or server.n_cpu_moe
-    if server.models or partly or server.extra_args:
-        return 0
-    files = settings.model(server.model).files
-    return files[0].size // 2 // 2**20 if len(files) == 1 else 0
 
 
 def endpoint(server: ServerSettings) -> dict[str, Any]:

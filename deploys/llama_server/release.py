@@ -38,6 +38,8 @@ from deploys.llama_server.unit import config_hash, render_unit
 from facts.servers import MARK, RELEASES, UNITS, unit_name
 from inventories.llama_options import slot_contexts
 from inventories.settings import ModelSettings, ServerSettings
+from inventories.sizing.estimate import MIB
+from inventories.sizing.placement import least_gpu_bytes
 
 _HERE = Path(__file__).parent
 
@@ -46,8 +48,6 @@ SETTLE_SECONDS = 10
 
 LEAST_CHECK_SECONDS = 30
 """What asking a server may take in any case, however long its start took."""
-
-MIB = 1024**2
 
 
 def release_of(instance: Instance) -> str:
@@ -194,7 +194,7 @@ def _answers(instance: Instance) -> Iterator[str]:
     for served in loaded:
         yield from _asked(served, f"/props?model={quote(served.model, safe='')}", served.model)
     if instance.gpu and server.gpus != () and (loaded or not server.models):
-        yield f"on_gpu {_least_memory(instance) // MIB}"
+        yield f"on_gpu {least_gpu_bytes(server, instance.model) // MIB}"
 
 
 def _asked(server: ServerSettings, props: str, name: str) -> Iterator[str]:
@@ -207,16 +207,3 @@ def _asked(server: ServerSettings, props: str, name: str) -> Iterator[str]:
         "max_tokens": 8,
     }
     yield f"completes {word(json.dumps(body))}"
-
-
-def _least_memory(instance: Instance) -> int:
-    """Bytes of GPU memory below which a server's layers aren't there; 0 where nobody can tell.
-
-    Half of the weights of a model that goes there whole: what is over covers embeddings, which
-    llama.cpp keeps in host memory, and rounding.
-    """
-    server = instance.server
-    partly = server.gpu_layers not in (None, "all") or server.cpu_moe or server.n_cpu_moe
-    if server.models or partly or server.extra_args or len(instance.model.files) != 1:
-        return 0
-    return instance.model.files[0].size // 2

@@ -7,7 +7,8 @@ unit=@{unit}
 units=@{units}
 settings=@{settings}
 store=@{store}
-action=${1-@{action}}
+action=@{action}
+action=${1-$action}
 guard=@{guard}
 setting=@{setting}
 umask 077

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from inventories.settings import ModelSettings, ServerSettings
 from inventories.sizing.dimensions import Dimensions, SizingError
 from inventories.sizing.estimate import (
     GIB,
@@ -187,3 +188,15 @@ def _remedy(want: Want, sizes: Sequence[int], *, more_gpus: bool) -> str:
 def gib(size: int) -> str:
     """Bytes for people."""
     return f"{size / GIB:.1f} GiB"
+
+
+def least_gpu_bytes(server: ServerSettings, model: ModelSettings) -> int:
+    """Bytes of GPU memory below which a server's layers aren't there; 0 where nobody can tell.
+
+    Half of the weights of a model that goes there whole: what is over covers embeddings, which
+    llama.cpp keeps in host memory, and rounding.
+    """
+    partly = server.gpu_layers not in (None, "all") or server.cpu_moe or server.n_cpu_moe
+    if server.models or partly or server.extra_args or len(model.files) != 1:
+        return 0
+    return model.files[0].size // 2
