@@ -324,7 +324,7 @@ def test_a_server_that_is_declared_no_longer_is_stopped_and_removed(
     )
     assert folders
     # By the unit a run that comes after a cut finds the rest.
-    assert run.has("rm -f -- /etc/systemd/system/llama-server@old.service")
+    assert run.has("llamaherd-trial-old.service /etc/systemd/system/llama-server@old.service")
     assert not run.staged
 
 
