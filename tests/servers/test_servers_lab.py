@@ -104,7 +104,7 @@ def test_the_recorded_options_are_those_of_a_real_llama_server(site) -> None:
     found: dict[str, tuple[set[str], list[str]]] = {}
     entry: tuple[set[str], list[str]] = (set(), [])
     for line in site.ssh(f"{binary(site)} --help 2>&1").splitlines():
-        head = re.match(r"(-[\w.-]+(?:,\s+-[\w.-]+)*)", line)
+        head = re.match(r"(--?\w[\w.-]*(?:,\s+--?\w[\w.-]*)*)", line)
         if head:
             entry = (set(re.split(r",\s+", head[1])), [])
             found |= dict.fromkeys(entry[0], entry)

@@ -78,9 +78,13 @@ def processes_here(hunt: Hunt) -> Iterator[Seen]:
 
     def look() -> None:
         while not ended.is_set():
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
+            # Not glob: it asks each path whether it is there, and one that ends meanwhile ends it.
+            for process in Path("/proc").iterdir():
+                if not process.name.isdecimal():
+                    continue
                 with contextlib.suppress(OSError):
-                    seen.secrets |= hunt.within(path.read_bytes().decode("latin-1"))
+                    arguments = (process / "cmdline").read_bytes()
+                    seen.secrets |= hunt.within(arguments.decode("latin-1"))
             seen.rounds += 1
             time.sleep(0.005)
 
