@@ -155,6 +155,14 @@ def parse_gpus(lines: Iterable[str]) -> tuple[Gpu, ...]:
     )
 
 
+def gpus_or_error(lines: Iterable[str]) -> tuple[tuple[Gpu, ...], str]:
+    """GPUs, or why there are none: for what can do without them."""
+    try:
+        return parse_gpus(lines), ""
+    except GpuError as error:
+        return (), str(error)
+
+
 def _joined(text: list[str]) -> str:
     return "; ".join(line.rstrip(".") for line in text)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.gpu import GPU_QUERY, Gpu, GpuError, parse_gpus
+from facts.gpu import GPU_QUERY, Gpu, gpus_or_error
 from facts.sections import SECTION, split_sections
 from facts.servers import unit_name
 from facts.values import FactValue
@@ -82,20 +82,13 @@ def parse_server_gpus(output: Sequence[str]) -> ServerGpusState:
     sections = split_sections(output)
     if "gpus" not in sections:
         raise FactProcessError(f"cannot make sense of the answer {list(output[:1])!r}")
-    gpus, error = _gpus(sections["gpus"])
+    gpus, error = gpus_or_error(sections["gpus"])
     servers = {
         title.partition(" ")[2]: _processes(lines)
         for title, lines in sections.items()
         if title.startswith("server ")
     }
     return ServerGpusState(gpus, error, servers)
-
-
-def _gpus(lines: Sequence[str]) -> tuple[tuple[Gpu, ...], str]:
-    try:
-        return parse_gpus(lines), ""
-    except GpuError as error:
-        return (), str(error)
 
 
 def _processes(lines: Sequence[str]) -> ServerProcesses:

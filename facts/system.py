@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.gpu import GPU_QUERY, Gpu, GpuError, parse_gpus
+from facts.gpu import GPU_QUERY, Gpu, gpus_or_error
 from facts.sections import SECTION, split_sections
 from facts.values import FactValue
 
@@ -197,7 +197,7 @@ def parse_system(output: list[str]) -> SystemState:
     sections = split_sections(output)
     release = _key_values(sections.get("os", []), "=")
     memory = _key_values(sections.get("memory", []), ":")
-    gpus, gpu_error = _gpus(sections.get("gpus", []))
+    gpus, gpu_error = gpus_or_error(sections.get("gpus", []))
     disk = [line.split(maxsplit=2) for line in sections.get("disk", [])]
     asked = sections.get("asked", [])
     try:
@@ -231,14 +231,6 @@ def parse_system(output: list[str]) -> SystemState:
         )
     except (KeyError, ValueError, IndexError) as error:
         raise FactProcessError(f"cannot make sense of what the host says it is: {error}") from error
-
-
-def _gpus(lines: list[str]) -> tuple[tuple[Gpu, ...], str]:
-    """GPUs, or why there are none: a host without CUDA settings can do without them."""
-    try:
-        return parse_gpus(lines), ""
-    except GpuError as error:
-        return (), str(error)
 
 
 def _there(lines: list[str]) -> dict[str, int]:

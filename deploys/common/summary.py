@@ -148,12 +148,15 @@ def summarise_failures() -> None:
     state = ctx_state.get()
     state.add_callback_handler(FailureSummary())
     for host in state.failed_hosts:
-        _failures.setdefault(host.name, Failure(host.name, "connect", _unreachable(host)))
+        _failures.setdefault(host.name, Failure(host.name, "connect", unreachable(host)))
     atexit.register(_print, len(list(state.inventory)))
 
 
-def _unreachable(host: Host) -> str:
-    """pyinfra connects before it loads our code, so the reason itself can't be had here."""
+def unreachable(host: Host) -> str:
+    """What is said of a host that pyinfra couldn't connect to.
+
+    It connects before it loads our code, so the reason itself can't be had here.
+    """
     address = host.data.get("ssh_hostname") or host.name
     user = host.data.get("ssh_user")
     target = f"{user}@{address}" if user else address

@@ -13,7 +13,7 @@ import pyinfra
 from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_state
 
-from deploys.common.summary import Failure, _unreachable, render
+from deploys.common.summary import Failure, render, unreachable
 
 
 def summarise_unreached() -> None:
@@ -27,7 +27,7 @@ def unreached(state: State) -> tuple[Failure, ...]:
     if not state.initialised or state.current_stage is not StateStage.Connect:
         return ()
     return tuple(
-        Failure(host.name, "connect", _unreachable(host))
+        Failure(host.name, "connect", unreachable(host))
         for host in state.inventory
         if host in state.failed_hosts
     )

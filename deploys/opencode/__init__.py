@@ -44,7 +44,13 @@ from deploys.opencode.config import (
     system_config,
     user_config,
 )
-from deploys.opencode.install import current_manifest, install_job, link_script, run_path
+from deploys.opencode.install import (
+    current_manifest,
+    install_job,
+    link_script,
+    locked_artifact,
+    run_path,
+)
 from facts.files import FileState
 from facts.opencode import COMMAND, OpenCode, OpenCodeState, OpenCodeUser
 from inventories.settings import Artifact, OpenCodeSettings
@@ -70,7 +76,7 @@ def install_opencode(settings: OpenCodeSettings) -> Commands:
     """
     keys = [key_path(p.id) for p in settings.providers if p.api_key is not None]
     state = read(OpenCode, version=settings.version, users=settings.users, secrets=keys)
-    artifact = _artifact(settings)
+    artifact = locked_artifact(settings, system().architecture)
     etc = ManagedFile(SYSTEM_CONFIG, system_config(settings))
     if not is_current(etc, state.system_config):
         record_change(etc, state.system_config)
@@ -98,7 +104,8 @@ def _check(
     """
     configs = {path for u in state.users.values() for path in (u.config_path, u.jsonc_path)}
     written = {f: s for f, s in users.items() if f.path in configs and not is_current(f, s)}
-    same_program = _is_installed(settings.version, _artifact(settings), state)
+    artifact = locked_artifact(settings, system().architecture)
+    same_program = _is_installed(settings.version, artifact, state)
     same_program = same_program and state.link == run_path(settings.version)
     changed = {file.as_user for file, there in users.items() if not is_current(file, there)}
     wanted = {name: acceptance(settings, name, users) for name in settings.users}
@@ -211,18 +218,6 @@ def _config(
 ) -> ManagedFile:
     mode = "644" if state is None else state.mode
     return ManagedFile(path, text, mode=mode, secret=holds_secret(before), as_user=user.name)
-
-
-def _artifact(settings: OpenCodeSettings) -> Artifact:
-    architecture = system().architecture
-    try:
-        return settings.artifacts[architecture]
-    except KeyError:
-        known = ", ".join(sorted(settings.artifacts)) or "none"
-        raise HostError(
-            f"no OpenCode {settings.version} is locked for {architecture} (locked: {known}): "
-            "run llamaherd lock --update opencode"
-        ) from None
 
 
 def _keys(settings: OpenCodeSettings) -> dict[str, str]:

@@ -20,9 +20,10 @@ from typing import Any
 from deploys.common.archives import ARCHIVE_FUNCTIONS
 from deploys.common.downloads import fetch_lines, fetch_probe, fetch_progress
 from deploys.common.jobs import Job
+from deploys.common.operations import HostError
 from deploys.common.shell import operand, script_word, word
 from facts.opencode import COMMAND, ROOT
-from inventories.settings import Artifact
+from inventories.settings import Artifact, OpenCodeSettings
 
 SWITCHES = (
     "OPENCODE_DISABLE_MODELS_FETCH",
@@ -131,3 +132,15 @@ def link_script(version: str) -> str:
         f"set -eu; mkdir -p /usr/local/bin; ln -sfn {operand(run_path(version))} {new}; "
         f"mv -fT {new} {COMMAND}"
     )
+
+
+def locked_artifact(settings: OpenCodeSettings, architecture: str) -> Artifact:
+    """The program for a host of this architecture; HostError where the lock has none."""
+    try:
+        return settings.artifacts[architecture]
+    except KeyError:
+        known = ", ".join(sorted(settings.artifacts)) or "none"
+        raise HostError(
+            f"no OpenCode {settings.version} is locked for {architecture} (locked: {known}): "
+            "run llamaherd lock --update opencode"
+        ) from None

@@ -11,6 +11,7 @@ from deploys.cuda import distribution
 from deploys.cuda.repository import choose, combined
 from deploys.cuda.toolkit import existing_problem
 from deploys.cuda.wheels import architecture_problem
+from deploys.opencode.install import locked_artifact
 from deploys.packages import lacking, unsupported
 from facts.system import SystemState
 from inventories.settings import CudaSettings, DriverSettings, HostSettings
@@ -25,15 +26,12 @@ def platform_findings(settings: HostSettings, facts: SystemState) -> list[Change
 
 
 def _opencode(settings: HostSettings, facts: SystemState) -> Iterator[Change]:
-    opencode = settings.opencode
-    if opencode is None or facts.architecture in opencode.artifacts:
+    if settings.opencode is None:
         return
-    known = ", ".join(sorted(opencode.artifacts)) or "none"
-    text = (
-        f"no OpenCode {opencode.version} is locked for {facts.architecture} (locked: {known}): "
-        "run llamaherd lock --update opencode"
-    )
-    yield replace(refusal(text, "OpenCode"), component="opencode")
+    try:
+        locked_artifact(settings.opencode, facts.architecture)
+    except HostError as error:
+        yield replace(refusal(str(error), "OpenCode"), component="opencode")
 
 
 def toolkit_findings(settings: HostSettings, facts: SystemState) -> list[Change]:

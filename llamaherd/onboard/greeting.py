@@ -161,5 +161,4 @@ def _words(error: BaseException) -> str:
         return f"the name does not resolve ({error.strerror})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    # paramiko's NoValidConnectionsError has the number None and its words.
-    return str(error).removeprefix("[Errno None] ") or type(error).__name__
+    return str(error) or type(error).__name__
